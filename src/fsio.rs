@@ -1,0 +1,421 @@
+//! Files: capped reads, read-only maps, atomic writes, locks, free space, range copies.
+//!
+//! The one home of `File::create` and `rename`. Nothing gets its final name before its bytes are
+//! on disk: temporary sibling, fsync, rename, fsync of the folder.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Diagnose, Kind};
+
+/// A failed file operation: what was tried, on which path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// The verb: `open`, `write`, `rename`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is larger than what its reader accepts.
+    #[error("{} has {len_bytes} bytes, more than the {cap_bytes} accepted", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        len_bytes: u64,
+        /// The cap.
+        cap_bytes: u64,
+    },
+    /// The file system lacks room for what is to be written.
+    #[error(
+        "{} has {} free, {} are needed",
+        path.display(),
+        crate::units::bytes(*free_bytes),
+        crate::units::bytes(*needed_bytes)
+    )]
+    NoSpace {
+        /// The folder to be written to.
+        path: PathBuf,
+        /// What is free.
+        free_bytes: u64,
+        /// What is needed.
+        needed_bytes: u64,
+    },
+}
+
+impl Error {
+    /// Returns a function that wraps an [`io::Error`] with verb and path.
+    pub fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+impl Diagnose for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Kind::NotFound,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Resources,
+                _ => Kind::Usage,
+            },
+            Self::TooLarge { .. } => Kind::BadData,
+            Self::NoSpace { .. } => Kind::Resources,
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        match self {
+            Self::Io { source, path, .. } => match source.kind() {
+                io::ErrorKind::NotFound => vec![format!("check the path {}", path.display())],
+                io::ErrorKind::PermissionDenied => {
+                    vec![format!("check who owns {}", path.display())]
+                }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    vec!["free some space and run the same command again".into()]
+                }
+                _ => vec![format!("check {} and its file system", path.display())],
+            },
+            Self::TooLarge { .. } => vec!["the file is damaged or not what its name says".into()],
+            Self::NoSpace { path, .. } => {
+                vec![format!("free some space on the file system of {}", path.display())]
+            }
+        }
+    }
+}
+
+/// The result of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Reads a whole file of at most `cap_bytes`.
+///
+/// # Errors
+/// [`Error::TooLarge`] before reading; [`Error::Io`].
+pub fn read_capped(path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let meta = file.metadata().map_err(Error::io("stat", path))?;
+    if meta.is_dir() {
+        return Err(Error::Io {
+            action: "read",
+            path: path.to_owned(),
+            source: io::ErrorKind::IsADirectory.into(),
+        });
+    }
+    if meta.len() > cap_bytes {
+        let len_bytes = meta.len();
+        return Err(Error::TooLarge { path: path.to_owned(), len_bytes, cap_bytes });
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    // A growing file or a device could pass the check above: cap the read too.
+    file.take(cap_bytes).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    Ok(bytes)
+}
+
+/// A read-only map of a whole file.
+#[derive(Debug)]
+pub struct Mapped {
+    path: PathBuf,
+    file: File,
+    map: Option<memmap2::Mmap>,
+}
+
+impl Mapped {
+    /// Maps `path`. An empty file maps to an empty slice.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let len = file.metadata().map_err(Error::io("stat", path))?.len();
+        let map = if len == 0 {
+            None
+        } else {
+            // SAFETY: the map is read-only and private to this process. That nobody truncates
+            // the file meanwhile is the contract of checkpoints and cache blobs, which are only
+            // ever replaced by rename; a truncation ends the process with SIGBUS, it does not
+            // corrupt what is written.
+            Some(unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?)
+        };
+        Ok(Self { path: path.to_owned(), file, map })
+    }
+
+    /// Returns the file's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+
+    /// Returns the open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Returns the path it was opened with.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tells the kernel that `range` will be read once, in order.
+    pub fn advise_sequential(&self) {
+        if let Some(map) = &self.map {
+            // Advice only: a kernel that ignores it costs speed, never correctness.
+            let _ = map.advise(memmap2::Advice::Sequential);
+        }
+    }
+}
+
+/// A file that gets its name only when it is complete.
+///
+/// Dropped without [`AtomicFile::commit`] it leaves nothing behind.
+#[derive(Debug)]
+pub struct AtomicFile {
+    temp: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Opens a temporary sibling of `path`, whose folder is made if need be.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(path: &Path) -> Result<Self> {
+        let dir = parent(path);
+        create_dir_all(dir)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temp = tempfile::Builder::new()
+            .prefix(&format!(".{name}."))
+            .suffix(".part")
+            .tempfile_in(dir)
+            .map_err(Error::io("create a file in", dir))?;
+        Ok(Self { temp, path: path.to_owned() })
+    }
+
+    /// Returns the open temporary file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        self.temp.as_file()
+    }
+
+    /// Returns the final path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the bytes durable and gives the file its name, replacing what had it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the final name is then untouched.
+    pub fn commit(self) -> Result<()> {
+        let Self { temp, path } = self;
+        set_umask_mode(temp.as_file()).map_err(Error::io("set the mode of", &path))?;
+        temp.as_file().sync_all().map_err(Error::io("flush", &path))?;
+        temp.persist(&path).map_err(|e| Error::io("rename to", &path)(e.error))?;
+        sync_dir(parent(&path))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.temp.write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.temp.flush()
+    }
+}
+
+/// Writes a small file atomically.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    file.commit()
+}
+
+/// Renames `from` to `to` on one file system and makes the rename durable.
+///
+/// # Errors
+/// [`Error::Io`].
+#[allow(clippy::disallowed_methods, reason = "the one home of rename")]
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).map_err(Error::io("rename to", to))?;
+    sync_dir(parent(to))
+}
+
+/// Makes a folder and its parents.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn create_dir_all(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))
+}
+
+/// Opens `path` for reading and writing at positions, made if absent, never truncated.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn open_rw(path: &Path) -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(Error::io("open", path))
+}
+
+/// Returns the bytes that an ordinary user may still write on the file system of `path`, which
+/// need not exist yet.
+///
+/// # Errors
+/// [`Error::Io`] when no ancestor can be asked.
+pub fn free_space(path: &Path) -> Result<u64> {
+    let mut dir = path;
+    while !dir.exists() {
+        dir = parent(dir);
+    }
+    let stat =
+        rustix::fs::statvfs(dir).map_err(|e| Error::io("ask the space of", dir)(e.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Fails when `needed_bytes` do not fit on the file system of `path`.
+///
+/// # Errors
+/// [`Error::NoSpace`], [`Error::Io`].
+pub fn check_space(path: &Path, needed_bytes: u64) -> Result<()> {
+    let free_bytes = free_space(path)?;
+    if free_bytes < needed_bytes {
+        return Err(Error::NoSpace { path: path.to_owned(), free_bytes, needed_bytes });
+    }
+    Ok(())
+}
+
+/// Copies `len` bytes from `src` at `src_offset` to `dst` at `dst_offset`, in the kernel where
+/// the file systems can.
+///
+/// # Errors
+/// The system's error; a source that ends early is [`io::ErrorKind::UnexpectedEof`].
+pub fn copy_range(
+    src: &File,
+    src_offset: u64,
+    dst: &File,
+    dst_offset: u64,
+    len: u64,
+) -> io::Result<()> {
+    let (mut from, mut to) = (src_offset, dst_offset);
+    let end = src_offset + len;
+    while from < end {
+        let chunk = usize::try_from((end - from).min(1 << 30)).expect("at most 1 GiB");
+        match rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), chunk) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => {}
+            // Across file systems, or one without the call: by hand.
+            Err(
+                rustix::io::Errno::XDEV
+                | rustix::io::Errno::INVAL
+                | rustix::io::Errno::NOSYS
+                | rustix::io::Errno::OPNOTSUPP,
+            ) => return copy_by_hand(src, from, dst, to, end - from),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(src: &File, mut from: u64, dst: &File, mut to: u64, len: u64) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let end = from + len;
+    while from < end {
+        let want = usize::try_from((end - from).min(1 << 20)).expect("at most 1 MiB");
+        let got = src.read_at(&mut buffer[..want], from)?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        dst.write_all_at(&buffer[..got], to)?;
+        from += got as u64;
+        to += got as u64;
+    }
+    Ok(())
+}
+
+/// Makes the entries of a folder durable.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io("flush the folder", dir))
+}
+
+/// Returns the folder of `path`, `.` for a bare name.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        Some(_) => Path::new("."),
+        None => Path::new("/"),
+    }
+}
+
+/// Temporary files are made 0600; final ones get what `open` would have given them.
+fn set_umask_mode(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    file.set_permissions(std::fs::Permissions::from_mode(0o666 & !umask()))
+}
+
+/// Returns the process's umask, read once: reading it means setting it.
+fn umask() -> u32 {
+    static UMASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *UMASK.get_or_init(|| {
+        let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        rustix::process::umask(old);
+        old.as_raw_mode()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::{AtomicFile, Error, copy_range, read_capped, write_atomic};
+
+    #[test]
+    fn nothing_has_its_name_before_commit() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let path = dir.path().join("x.bin");
+        let mut file = AtomicFile::create(&path).expect("creates");
+        file.write_all(b"half").expect("writes");
+        assert!(!path.exists());
+        drop(file);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 0);
+        write_atomic(&path, b"whole").expect("writes");
+        assert_eq!(read_capped(&path, 5).expect("reads"), b"whole");
+        assert!(matches!(read_capped(&path, 4), Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn ranges_copy_to_positions_and_notice_a_short_source() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let src = dir.path().join("src");
+        write_atomic(&src, b"0123456789").expect("writes");
+        let src = std::fs::File::open(&src).expect("opens");
+        let dst = super::open_rw(&dir.path().join("dst")).expect("opens");
+        copy_range(&src, 2, &dst, 4, 3).expect("copies");
+        let got = read_capped(&dir.path().join("dst"), 100).expect("reads");
+        assert_eq!(got, b"\0\0\0\x00234");
+        assert!(copy_range(&src, 8, &dst, 0, 5).is_err());
+    }
+}

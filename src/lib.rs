@@ -1,0 +1,13 @@
+//! `tmax-ckpt`: from training-step branches to a release.
+//!
+//! Layers, lower ones first; imports point down only (`tests/tidy.rs` holds that):
+//! `error, units, dtype, name, progress, fsio` ← `safetensors, gguf, quant` ←
+//! `arch, checkpoint` ← `ops, select, report` ← `hub, engine, sandbox` ← `cli` ← `main`.
+
+pub mod arch;
+pub mod dtype;
+pub mod error;
+pub mod fsio;
+pub mod name;
+pub mod progress;
+pub mod units;

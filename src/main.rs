@@ -1,0 +1,3 @@
+//! The `tmax-ckpt` binary: parse, run, print the error, exit.
+
+fn main() {}

@@ -1,0 +1,147 @@
+//! Names that come out of files: shown only escaped, joined to paths only when checked.
+
+use std::fmt;
+
+/// The longest tensor name accepted, in bytes. Real ones are under 100.
+pub const TENSOR_NAME_LEN_MAX: usize = 512;
+
+/// A tensor's name as it stands in a file. Displays with control characters escaped.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TensorName(Box<str>);
+
+/// Why a name was refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NameError {
+    /// The name is empty.
+    #[error("tensor name is empty")]
+    Empty,
+    /// The name is longer than [`TENSOR_NAME_LEN_MAX`].
+    #[error("tensor name of {0} bytes is longer than {TENSOR_NAME_LEN_MAX}")]
+    TooLong(usize),
+    /// The name has a character that no tensor name has and some terminal or path obeys.
+    #[error("tensor name `{0}` has a control character, a slash or `..`")]
+    Unsafe(String),
+}
+
+impl TensorName {
+    /// Checks a name read from a file.
+    ///
+    /// # Errors
+    /// Empty, over [`TENSOR_NAME_LEN_MAX`] bytes, or with control characters, slashes or `..`.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        if name.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if name.len() > TENSOR_NAME_LEN_MAX {
+            return Err(NameError::TooLong(name.len()));
+        }
+        let hostile = |c: char| c.is_control() || c == '/' || c == '\\' || is_bidi_control(c);
+        if name.chars().any(hostile) || name.contains("..") {
+            return Err(NameError::Unsafe(escape(name)));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TensorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escape(&self.0))
+    }
+}
+
+impl fmt::Debug for TensorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for TensorName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Escapes control and direction-changing characters, so that foreign text cannot drive a
+/// terminal.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let bad = c.is_control() || is_bidi_control(c);
+            let escaped = bad.then(|| c.escape_unicode());
+            let plain = (!bad).then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Says whether a file name from an index, a tree or an archive may be joined to a folder:
+/// relative, no `..`, no empty or hidden-by-dot-dot part, no backslash, no control character.
+#[must_use]
+pub fn is_safe_relative_path(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= 1024
+        && !path.starts_with('/')
+        && !path.contains('\\')
+        && !path.chars().any(char::is_control)
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
+/// Returns the candidate nearest to `wanted`, if one is near enough to be a slip of the hand.
+#[must_use]
+pub fn suggest<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro(wanted, candidate), candidate))
+        .filter(|(score, _)| *score > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NameError, TensorName, escape, is_safe_relative_path, suggest};
+
+    #[test]
+    fn hostile_names_are_refused() {
+        assert!(TensorName::new("model.layers.0.mlp.up_proj.weight").is_ok());
+        assert_eq!(TensorName::new(""), Err(NameError::Empty));
+        for bad in ["../../x", "a\u{1b}[2J", "a/b", "a\u{202e}b", "a\nb"] {
+            assert!(TensorName::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(TensorName::new(&"x".repeat(513)).is_err());
+    }
+
+    #[test]
+    fn escaping_leaves_plain_text_alone() {
+        assert_eq!(escape("käse"), "käse");
+        assert_eq!(escape("a\u{1b}b"), "a\\u{1b}b");
+    }
+
+    #[test]
+    fn paths_stay_inside() {
+        for good in ["model.safetensors", "tests/test.sh", "a..b"] {
+            assert!(is_safe_relative_path(good), "{good}");
+        }
+        for bad in ["", "/etc", "../x", "a/../b", "a//b", "a\\b", "./a", "a\0"] {
+            assert!(!is_safe_relative_path(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn suggestions_need_nearness() {
+        assert_eq!(suggest("step_35O", ["step_100", "step_350"]), Some("step_350"));
+        assert_eq!(suggest("banana", ["step_100"]), None);
+    }
+}

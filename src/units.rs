@@ -1,0 +1,99 @@
+//! Sizes, counts and durations as text, and sizes as users type them.
+//!
+//! Sizes are decimal (kB, MB, GB), as the Hub and disk vendors count.
+
+/// Formats bytes as `18.2 GB`: three digits at most before the point, one after it.
+#[must_use]
+pub fn bytes(n: u64) -> String {
+    scaled(n, &["B", "kB", "MB", "GB", "TB", "PB"])
+}
+
+/// Formats a count as `9.41 B` would be read by people who count parameters: `15.0 M`.
+#[must_use]
+pub fn count(n: u64) -> String {
+    scaled(n, &["", "K", "M", "B", "T", "P"]).trim_end().to_owned()
+}
+
+fn scaled(n: u64, suffixes: &[&str]) -> String {
+    if n < 1000 {
+        return format!("{n} {}", suffixes[0]);
+    }
+    let mut value = n as f64;
+    let mut step = 0;
+    // 999.95 would print as 1000.0: move on to the next suffix before that.
+    while value >= 999.95 && step + 1 < suffixes.len() {
+        value /= 1000.0;
+        step += 1;
+    }
+    format!("{value:.1} {}", suffixes[step])
+}
+
+/// Formats seconds as `42s`, `1m 02s`, `3h 05m`.
+#[must_use]
+pub fn duration(secs: f64) -> String {
+    let total = secs.max(0.0).round() as u64;
+    match total {
+        0..=59 if secs < 10.0 => format!("{secs:.1}s"),
+        0..=59 => format!("{total}s"),
+        60..=3599 => format!("{}m {:02}s", total / 60, total % 60),
+        _ => format!("{}h {:02}m", total / 3600, total % 3600 / 60),
+    }
+}
+
+/// Parses a size such as `50GB`, `500M`, `4096`: decimal suffixes, as transformers and
+/// llama.cpp read them.
+///
+/// # Errors
+/// Returns the text that is not a size.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim();
+    let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, suffix) = trimmed.split_at(split);
+    let factor: f64 = match suffix.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        "T" | "TB" => 1e12,
+        _ => return Err(format!("`{text}` is not a size; write 500MB or 50GB")),
+    };
+    let value: f64 =
+        number.parse().map_err(|_| format!("`{text}` is not a size; write 500MB or 50GB"))?;
+    let size = value * factor;
+    if size >= 1.0 && size < 9e18 {
+        Ok(size as u64)
+    } else {
+        Err(format!("`{text}` is not a size above zero"))
+    }
+}
+
+/// Returns `1 file` or `3 files`.
+#[must_use]
+pub fn plural(n: u64, word: &str) -> String {
+    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, count, duration, parse_size, plural};
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(999_950), "1.0 MB");
+        assert_eq!(bytes(18_200_000_000), "18.2 GB");
+        assert_eq!(count(1_882_000_000), "1.9 B");
+        assert_eq!(duration(62.0), "1m 02s");
+        assert_eq!(plural(1, "file"), "1 file");
+    }
+
+    #[test]
+    fn sizes_parse_and_refuse() {
+        assert_eq!(parse_size("50GB"), Ok(50_000_000_000));
+        assert_eq!(parse_size("1.5k"), Ok(1500));
+        for bad in ["", "GB", "5 apples", "-1", "0", "1e30T"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}
