@@ -4,6 +4,11 @@
 //! `error, units, dtype, name, progress, fsio` ← `safetensors, gguf, quant` ←
 //! `arch, checkpoint` ← `ops, select, report` ← `hub, engine, sandbox` ← `cli` ← `main`.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests write scratch files and read no settings")
+)]
+
 pub mod arch;
 pub mod dtype;
 pub mod error;

@@ -60,7 +60,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let value: f64 =
         number.parse().map_err(|_| format!("`{text}` is not a size; write 500MB or 50GB"))?;
     let size = value * factor;
-    if size >= 1.0 && size < 9e18 {
+    if (1.0..9e18).contains(&size) {
         Ok(size as u64)
     } else {
         Err(format!("`{text}` is not a size above zero"))
