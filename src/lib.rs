@@ -11,6 +11,7 @@
 
 pub mod arch;
 pub mod dtype;
+pub mod engine;
 pub mod error;
 pub mod fsio;
 pub mod name;
