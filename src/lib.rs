@@ -10,6 +10,7 @@
 )]
 
 pub mod arch;
+pub mod cli;
 pub mod dtype;
 pub mod engine;
 pub mod error;

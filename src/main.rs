@@ -1,3 +1,5 @@
-//! The `tmax-ckpt` binary: parse, run, print the error, exit.
+//! The `tmax-ckpt` binary: everything is in [`tmax_ckpt::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tmax_ckpt::cli::main(std::env::args_os().collect())
+}

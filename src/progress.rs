@@ -4,6 +4,7 @@
 //! hashing and writing count, so that a bar does not stick at its end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A sink of progress events.
 pub trait Progress: Send + Sync {
@@ -50,4 +51,21 @@ pub type SharedProgress = Arc<dyn Progress>;
 #[must_use]
 pub fn silent() -> SharedProgress {
     Arc::new(Silent)
+}
+
+/// A flag that asks long work to stop at the next good place.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks the work to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Says whether the work should stop.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }

@@ -1,0 +1,130 @@
+//! What can go wrong in the command line itself.
+
+use std::path::PathBuf;
+
+use crate::error::{Diagnose, Kind};
+
+/// A failure of arguments, settings or output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A configuration file is not TOML.
+    #[error("{} is not a valid configuration file", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A configuration file has a key that is none.
+    #[error("{} has the unknown key `{key}`", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key, escaped.
+        key: String,
+        /// The nearest known key.
+        near: Option<&'static str>,
+    },
+    /// A configuration file's value has the wrong type or range.
+    #[error("{}: `{key}` must be {expected}", path.display())]
+    BadValue {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A setting that came from a flag or a variable cannot be used.
+    #[error("{what} `{value}` is not {expected}")]
+    BadSetting {
+        /// The setting.
+        what: &'static str,
+        /// The value, escaped.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// Neither a path nor the name of something on the Hub.
+    #[error("`{text}` is neither an existing path nor `owner/name[@revision]`")]
+    NotACheckpoint {
+        /// The argument, escaped.
+        text: String,
+        /// What may have been meant.
+        help: String,
+    },
+    /// A repository or revision is not in the cache.
+    #[error("{reference} is not in the cache")]
+    NotCached {
+        /// `owner/name@rev`.
+        reference: String,
+        /// The nearest cached revision.
+        near: Option<String>,
+    },
+    /// SIGINT or SIGTERM arrived and the command stopped at a good place.
+    #[error("interrupted")]
+    Interrupted {
+        /// [`Kind::Interrupted`] or [`Kind::Terminated`].
+        kind: Kind,
+        /// What is saved and how to go on.
+        help: Vec<String>,
+    },
+    /// Something needs what this build or machine lacks.
+    #[error("{0}")]
+    Usage(
+        /// The message.
+        String,
+        /// The help lines.
+        Vec<String>,
+    ),
+}
+
+impl Diagnose for Failure {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotACheckpoint { .. } | Self::NotCached { .. } => Kind::NotFound,
+            Self::Interrupted { kind, .. } => *kind,
+            _ => Kind::Usage,
+        }
+    }
+
+    fn id(&self) -> &'static str {
+        match self {
+            Self::Toml { .. } | Self::BadValue { .. } => "config_invalid",
+            Self::UnknownKey { .. } => "config_unknown_key",
+            Self::BadSetting { .. } => "setting_invalid",
+            Self::NotACheckpoint { .. } => "checkpoint_not_found",
+            Self::NotCached { .. } => "revision_not_cached",
+            Self::Interrupted { kind, .. } => kind.id(),
+            Self::Usage(..) => "usage",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        match self {
+            Self::Toml { .. } | Self::BadValue { .. } => {
+                vec![
+                    "`tmax-ckpt config show` lists the keys; `--no-config` ignores the file".into(),
+                ]
+            }
+            Self::UnknownKey { near: Some(near), .. } => vec![format!("did you mean `{near}`?")],
+            Self::UnknownKey { near: None, .. } => {
+                vec!["`tmax-ckpt config show --no-config` lists the keys".into()]
+            }
+            Self::BadSetting { .. } => {
+                vec!["`tmax-ckpt config show` says where it came from".into()]
+            }
+            Self::NotACheckpoint { help, .. } => vec![help.clone()],
+            Self::NotCached { reference, near } => {
+                let mut lines = vec![format!("`tmax-ckpt pull {reference}` fetches it")];
+                if let Some(near) = near {
+                    lines.insert(0, format!("did you mean `{near}`?"));
+                }
+                lines
+            }
+            Self::Interrupted { help, .. } | Self::Usage(_, help) => help.clone(),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `man`: the manual pages, for packagers.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueHint;
+use serde_json::json;
+
+use super::args;
+use super::context::Context;
+use super::outcome::Outcome;
+use crate::error::Result;
+use crate::fsio;
+
+/// Write the manual pages
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The folder to write to
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: PathBuf,
+    /// Say what would be written
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A page cannot be written.
+pub fn run(args: Args, _: &Context) -> Result<Outcome> {
+    let mut command = args::command();
+    command.build();
+    let mut pages = Vec::new();
+    collect(&command, "tmax-ckpt", &args.dir, &mut pages)?;
+    if !args.dry_run {
+        for (path, bytes) in &pages {
+            fsio::write_atomic(path, bytes)?;
+        }
+    }
+    let paths: Vec<String> = pages.iter().map(|(path, _)| path.display().to_string()).collect();
+    let text = paths.join("\n");
+    let document = json!({"files": paths, "dry_run": args.dry_run});
+    Ok(Outcome::new("man", &document).human(text.clone()).quiet(text))
+}
+
+/// Renders the page of `command` and of everything below it.
+fn collect(
+    command: &clap::Command,
+    name: &str,
+    dir: &Path,
+    pages: &mut Vec<(PathBuf, Vec<u8>)>,
+) -> Result<()> {
+    let path = dir.join(format!("{name}.1"));
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone())
+        .render(&mut page)
+        .map_err(fsio::Error::io("render", &path))?;
+    pages.push((path, page));
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        collect(sub, &format!("{name}-{}", sub.get_name()), dir, pages)?;
+    }
+    Ok(())
+}

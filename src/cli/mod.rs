@@ -1,0 +1,65 @@
+//! The command line: parse, resolve settings, run one command, print its outcome.
+//!
+//! The only layer that knows clap, the terminal and the environment. A command is one file here
+//! with `Args` (its doc comments are the help) and `run(args, &Context) -> Result<Outcome>`, one
+//! variant of [`args::Command`], and one line in [`dispatch`].
+
+pub mod args;
+pub mod bars;
+pub mod completions;
+pub mod config;
+pub mod context;
+pub mod failure;
+pub mod man;
+pub mod outcome;
+pub mod render;
+pub mod resolve;
+pub mod settings;
+pub mod signals;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::FromArgMatches as _;
+
+use crate::error::Result;
+use args::{Cli, Command};
+use context::Context;
+pub use outcome::Outcome;
+
+/// Runs the program with `argv` (the program's name first) and returns its exit code.
+#[must_use]
+pub fn main(argv: Vec<OsString>) -> ExitCode {
+    render::install_panic_hook(&argv);
+    let code = std::panic::catch_unwind(|| run(argv)).unwrap_or(render::BUG_EXIT_CODE);
+    ExitCode::from(code)
+}
+
+fn run(argv: Vec<OsString>) -> u8 {
+    let wants_json = argv.iter().any(|arg| arg == "--json");
+    let parsed = args::command()
+        .try_get_matches_from(args::format_as_subcommand(argv, &args::command()))
+        .and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return render::usage(&error, wants_json),
+    };
+    let ctx = match Context::new(&cli.global, &matches) {
+        Ok(ctx) => ctx,
+        Err(error) => return render::error(&error, cli.global.json),
+    };
+    let result = dispatch(cli.command, &ctx);
+    ctx.progress().finish();
+    match result {
+        Ok(outcome) => render::outcome(&outcome, &cli.global),
+        Err(error) => render::error(&ctx.name_the_signal(error), cli.global.json),
+    }
+}
+
+fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
+    match command {
+        Command::Config(args) => config::run(args, ctx),
+        Command::Completions(args) => completions::run(args, ctx),
+        Command::Man(args) => man::run(args, ctx),
+    }
+}

@@ -1,0 +1,130 @@
+//! What a command returns: one value, three renderings, and the exit kind.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::Kind;
+
+/// The result of a command that ran to its end.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    document: Map<String, Value>,
+    human: String,
+    quiet: String,
+    hints: Vec<String>,
+    problem: Option<Problem>,
+}
+
+/// Why the answer is "no", in the words of an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Fits after `error: `.
+    pub message: String,
+    /// The help lines.
+    pub help: Vec<String>,
+}
+
+impl Outcome {
+    /// Makes the outcome of `command` (`verify`) from its JSON fields, whose schema is
+    /// `tmax-ckpt.<command>/1`.
+    ///
+    /// # Panics
+    /// When `fields` is not a struct or map with string keys: a bug.
+    #[must_use]
+    pub fn new(command: &str, fields: &impl Serialize) -> Self {
+        let fields = serde_json::to_value(fields).expect("documents are plain structs and maps");
+        let Value::Object(fields) = fields else {
+            unreachable!("the document of {command} is a struct or a map")
+        };
+        let mut document = Map::new();
+        document.insert("schema".into(), format!("tmax-ckpt.{command}/1").into());
+        document.extend(fields);
+        Self { document, ..Self::default() }
+    }
+
+    /// Sets the text for people. ANSI styles are stripped where they are not wanted.
+    #[must_use]
+    pub fn human(mut self, text: impl Into<String>) -> Self {
+        self.human = text.into();
+        self
+    }
+
+    /// Sets what `-q` prints: the path or the id, one a line.
+    #[must_use]
+    pub fn quiet(mut self, text: impl Into<String>) -> Self {
+        self.quiet = text.into();
+        self
+    }
+
+    /// Adds a line that goes to stderr after the result, such as `hint: …` or `note: …`.
+    #[must_use]
+    pub fn hint(mut self, line: impl Into<String>) -> Self {
+        self.hints.push(line.into());
+        self
+    }
+
+    /// Makes the answer "no" without further words: exit code 1.
+    #[must_use]
+    pub fn negative(self) -> Self {
+        self.problem(String::new(), Vec::new())
+    }
+
+    /// Makes the answer "no": exit code 1, with `error: message` and help lines on stderr.
+    #[must_use]
+    pub fn problem(mut self, message: impl Into<String>, help: Vec<String>) -> Self {
+        self.problem = Some(Problem { message: message.into(), help });
+        self
+    }
+
+    /// Returns the JSON document.
+    #[must_use]
+    pub fn document(&self) -> &Map<String, Value> {
+        &self.document
+    }
+
+    /// Returns the text for people.
+    #[must_use]
+    pub fn human_text(&self) -> &str {
+        &self.human
+    }
+
+    /// Returns what `-q` prints.
+    #[must_use]
+    pub fn quiet_text(&self) -> &str {
+        &self.quiet
+    }
+
+    /// Returns the lines for stderr.
+    #[must_use]
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
+    /// Returns why the answer is "no", if it is and if there are words for it.
+    #[must_use]
+    pub fn problem_text(&self) -> Option<&Problem> {
+        self.problem.as_ref().filter(|problem| !problem.message.is_empty())
+    }
+
+    /// Returns the exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.problem.is_some() { Kind::Negative.exit_code() } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome;
+
+    #[test]
+    fn the_schema_comes_first_and_no_is_one() {
+        let outcome = Outcome::new("verify", &serde_json::json!({"ok": false})).human("bad\n");
+        let text = serde_json::to_string(outcome.document()).expect("serialises");
+        assert_eq!(text, r#"{"schema":"tmax-ckpt.verify/1","ok":false}"#);
+        assert_eq!(outcome.exit_code(), 0);
+        assert_eq!(outcome.clone().negative().exit_code(), 1);
+        assert!(outcome.clone().negative().problem_text().is_none());
+        assert!(outcome.problem("1 of 11 files does not match", vec![]).problem_text().is_some());
+    }
+}

@@ -1,0 +1,210 @@
+//! CKPT arguments: an existing path, `hf://owner/name@rev[/path]`, or `owner/name[@rev]`.
+
+use std::path::{Path, PathBuf};
+
+use super::context::Context;
+use super::failure::Failure;
+use crate::error::Result;
+use crate::name::{escape, is_safe_relative_path};
+
+/// What a CKPT argument names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// A file or folder on this machine.
+    Local(PathBuf),
+    /// Something on the Hub.
+    Hub(HubReference),
+}
+
+/// A repository, revision and file on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubReference {
+    /// `owner/name`.
+    pub repo: String,
+    /// The revision expression as typed; `main` when none was.
+    pub revision: String,
+    /// The file or folder inside the repository.
+    pub path: Option<String>,
+}
+
+impl std::fmt::Display for HubReference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.repo, self.revision)
+    }
+}
+
+impl Reference {
+    /// Parses an argument. An existing path wins; `./x` and `/x` are always paths.
+    ///
+    /// # Errors
+    /// [`Failure::NotACheckpoint`].
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        if let Some(rest) = text.strip_prefix("hf://") {
+            return parse_uri(rest).map(Self::Hub).ok_or_else(|| not_a_checkpoint(text));
+        }
+        let path = Path::new(text);
+        let explicit = ["./", "../", "/"].iter().any(|start| text.starts_with(start));
+        if explicit || text == "." || text == ".." || path.exists() {
+            return Ok(Self::Local(path.to_owned()));
+        }
+        let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+        if !is_repo(repo) || revision.is_empty() {
+            return Err(not_a_checkpoint(text));
+        }
+        let (repo, revision) = (repo.to_owned(), revision.to_owned());
+        Ok(Self::Hub(HubReference { repo, revision, path: None }))
+    }
+}
+
+/// Parses `owner/name@rev/path`. A slash inside the revision is written `%2F`, as hf does.
+fn parse_uri(rest: &str) -> Option<HubReference> {
+    let rest = rest.strip_prefix("models/").unwrap_or(rest);
+    let (owner, rest) = rest.split_once('/')?;
+    let (head, path) = match rest.split_once('/') {
+        Some((head, path)) => (head, Some(path)),
+        None => (rest, None),
+    };
+    let (name, revision) = head.split_once('@').unwrap_or((head, "main"));
+    let repo = format!("{owner}/{name}");
+    if !is_repo(&repo) || revision.is_empty() || path.is_some_and(|p| !is_safe_relative_path(p)) {
+        return None;
+    }
+    let revision = revision.replace("%2F", "/").replace("%2f", "/");
+    Some(HubReference { repo, revision, path: path.map(str::to_owned) })
+}
+
+/// Says whether `text` is `owner/name` with the characters that the Hub allows.
+fn is_repo(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 96
+            && part.chars().all(allowed)
+            && !part.starts_with(['-', '.'])
+            && !part.contains("..")
+            && !part.contains("--")
+    };
+    text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}
+
+fn not_a_checkpoint(text: &str) -> Failure {
+    let help = if text.contains("://") {
+        "write `hf://owner/name@revision/path`"
+    } else if text.contains('/') {
+        "a path must exist; a repository is `owner/name[@revision]`"
+    } else {
+        "write `./name` for a path, `owner/name[@revision]` for a repository on the Hub"
+    };
+    Failure::NotACheckpoint { text: escape(text), help: help.into() }
+}
+
+/// A checkpoint on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// The argument that named it, or `owner/name@rev` for one of several.
+    pub label: String,
+    /// The folder or file.
+    pub path: PathBuf,
+}
+
+/// Resolves one CKPT argument to what lies on this machine: a path, or snapshots in the cache.
+///
+/// # Errors
+/// The path does not exist, or the cache lacks the revision; the help line says how to pull it.
+pub fn resolve(text: &str, ctx: &Context) -> Result<Vec<Local>> {
+    match Reference::parse(text)? {
+        Reference::Local(path) if path.exists() => Ok(vec![Local { label: text.to_owned(), path }]),
+        Reference::Local(_) => {
+            let help = "check the path".to_owned();
+            Err(Failure::NotACheckpoint { text: escape(text), help }.into())
+        }
+        Reference::Hub(hub) => Ok(vec![cached(&hub, ctx)?]),
+    }
+}
+
+/// Resolves an argument that must name exactly one checkpoint.
+///
+/// # Errors
+/// As [`resolve`], and when the revision names several.
+pub fn resolve_one(text: &str, ctx: &Context) -> Result<Local> {
+    let mut found = resolve(text, ctx)?;
+    match (found.pop(), found.is_empty()) {
+        (Some(one), true) => Ok(one),
+        _ => {
+            let message = format!("`{}` names several checkpoints, one is needed", escape(text));
+            Err(Failure::Usage(message, vec!["name one revision".into()]).into())
+        }
+    }
+}
+
+/// Looks a revision up in the shared cache: `refs/<rev>` holds a commit, `snapshots/<commit>`
+/// the files.
+fn cached(hub: &HubReference, ctx: &Context) -> Result<Local, Failure> {
+    let repo_dir = ctx.cache_dir().join(format!("models--{}", hub.repo.replace('/', "--")));
+    let missing = || Failure::NotCached { reference: hub.to_string(), near: None };
+    if !is_safe_relative_path(&hub.revision) {
+        return Err(missing());
+    }
+    let commit = std::fs::read_to_string(repo_dir.join("refs").join(&hub.revision));
+    let commit = commit.unwrap_or_else(|_| hub.revision.clone());
+    let commit = commit.trim();
+    if !is_safe_relative_path(commit) {
+        return Err(missing());
+    }
+    let mut path = repo_dir.join("snapshots").join(commit);
+    if let Some(inner) = &hub.path {
+        path.push(inner);
+    }
+    if path.exists() { Ok(Local { label: hub.to_string(), path }) } else { Err(missing()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HubReference, Reference};
+
+    fn hub(repo: &str, revision: &str, path: Option<&str>) -> Reference {
+        Reference::Hub(HubReference {
+            repo: repo.into(),
+            revision: revision.into(),
+            path: path.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn the_three_forms_are_told_apart() {
+        let cases = [
+            ("allenai/tmax-9b", hub("allenai/tmax-9b", "main", None)),
+            (
+                "allenai/tmax-9b@step_{100..400..50}",
+                hub("allenai/tmax-9b", "step_{100..400..50}", None),
+            ),
+            (
+                "hf://allenai/tmax-9b@step_1/a/b.json",
+                hub("allenai/tmax-9b", "step_1", Some("a/b.json")),
+            ),
+            ("hf://models/a/b@refs%2Fpr%2F1", hub("a/b", "refs/pr/1", None)),
+            ("./allenai/tmax-9b", Reference::Local("./allenai/tmax-9b".into())),
+            ("src", Reference::Local("src".into())),
+        ];
+        for (text, want) in cases {
+            assert_eq!(Reference::parse(text).expect(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn hostile_and_mistyped_arguments_are_refused() {
+        for bad in [
+            "",
+            "nosuch",
+            "a/b/c",
+            "a/../b",
+            "a/b@",
+            "hf://a",
+            "hf://a/b@r/../x",
+            "a/-b",
+            "a/b\u{1b}",
+        ] {
+            assert!(Reference::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}
