@@ -1,0 +1,402 @@
+//! Weights in tiles of 16 rows, and their products with activations.
+//!
+//! A tile holds the same column of 16 rows side by side, so that one vector register computes 16
+//! outputs and no sum across lanes is needed. bf16 weights stay bf16 and are widened in the
+//! register: that is exact, and halves what decode must read.
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::quantised::{self, Activations, BLOCK, BlockTile};
+use super::simd::{Kernel, LANES, run};
+use crate::dtype::{Dtype, widen_to_f32};
+use crate::engine::backend::{Rows, WeightPrecision};
+
+/// Multiply-adds below which threads cost more than they give.
+const PARALLEL_MIN: usize = 1 << 20;
+
+/// A weight `[rows, columns]`, row-major in its source.
+pub struct Matrix {
+    rows: usize,
+    columns: usize,
+    storage: Storage,
+}
+
+enum Storage {
+    /// `[tile][column][16]`.
+    F32(Vec<[f32; LANES]>),
+    /// `[tile][column][16]`, bf16 bits.
+    Bf16(Vec<[u16; LANES]>),
+    /// `[tile][block]`.
+    Q8(Vec<BlockTile>),
+}
+
+impl Matrix {
+    /// Lays out the rows of all parts, one part after the other.
+    ///
+    /// Q8_0 needs columns in multiples of 32; a matrix without keeps its own precision.
+    pub fn new(parts: &[Rows<'_>], precision: WeightPrecision) -> Self {
+        let columns = parts[0].columns;
+        let rows = parts.iter().map(|part| part.bytes.len() / part.row_bytes()).sum();
+        let quantise = precision == WeightPrecision::Q8_0 && columns.is_multiple_of(BLOCK);
+        let lines = Lines { parts, columns };
+        let tiles: usize = usize::div_ceil(rows, LANES);
+        let storage = if quantise {
+            Storage::Q8(gather(tiles, columns / BLOCK, |tile| lines.quantised(rows, tile)))
+        } else if parts.iter().all(|part| part.dtype == Dtype::Bf16) {
+            Storage::Bf16(gather(tiles, columns, |tile| lines.bf16(rows, tile)))
+        } else {
+            Storage::F32(gather(tiles, columns, |tile| lines.f32(rows, tile)))
+        };
+        Self { rows, columns, storage }
+    }
+
+    /// Returns the number of outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Returns the number of inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Returns the bytes that the weights take.
+    pub fn size_bytes(&self) -> usize {
+        match &self.storage {
+            Storage::F32(data) => size_of_val(&data[..]),
+            Storage::Bf16(data) => size_of_val(&data[..]),
+            Storage::Q8(data) => size_of_val(&data[..]),
+        }
+    }
+
+    /// Widens row `index` into `out[columns]`.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        let (tile, lane) = (index / LANES, index % LANES);
+        match &self.storage {
+            Storage::F32(data) => {
+                let tile = &data[tile * self.columns..];
+                out.iter_mut().zip(tile).for_each(|(o, column)| *o = column[lane]);
+            }
+            Storage::Bf16(data) => {
+                let tile = &data[tile * self.columns..];
+                out.iter_mut().zip(tile).for_each(|(o, column)| *o = widen(column[lane]));
+            }
+            Storage::Q8(data) => {
+                let tile = &data[tile * (self.columns / BLOCK)..];
+                for (values, block) in out.chunks_mut(BLOCK).zip(tile) {
+                    block.dequantise(lane, values);
+                }
+            }
+        }
+    }
+
+    /// Computes `out[n, rows] = x[n, columns] · weightᵀ`.
+    pub fn multiply(&self, x: &[f32], out: &mut [f32], scratch: &mut Activations) {
+        self.multiply_rows(x, out, 0..self.rows.div_ceil(LANES), scratch);
+    }
+
+    /// As [`Matrix::multiply`], for the outputs of some tiles of 16 rows only.
+    pub fn multiply_rows(
+        &self,
+        x: &[f32],
+        out: &mut [f32],
+        tiles: std::ops::Range<usize>,
+        scratch: &mut Activations,
+    ) {
+        let count = x.len() / self.columns;
+        let first = tiles.start * LANES;
+        let width = (tiles.end * LANES).min(self.rows) - first;
+        assert_eq!(out.len(), count * width, "output of a product");
+        if matches!(self.storage, Storage::Q8(_)) {
+            scratch.quantise(x, self.columns);
+        }
+        let job = Product {
+            matrix: self,
+            x,
+            activations: scratch,
+            count,
+            width,
+            first: tiles.start,
+            out: OutPtr(out.as_mut_ptr()),
+        };
+        if count * width * self.columns < PARALLEL_MIN || rayon::current_num_threads() == 1 {
+            job.tiles(tiles);
+            return;
+        }
+        // Pairs of tiles, in enough pieces that no thread waits long for the last.
+        let pieces = rayon::current_num_threads() * 4;
+        let step = tiles.len().div_ceil(pieces).next_multiple_of(2);
+        tiles.clone().into_par_iter().step_by(step).for_each(|start| {
+            job.tiles(start..(start + step).min(tiles.end));
+        });
+    }
+}
+
+fn gather<T: Send + Clone>(
+    tiles: usize,
+    per_tile: usize,
+    make: impl Fn(usize) -> Vec<T> + Sync + Send,
+) -> Vec<T> {
+    let mut all = Vec::with_capacity(tiles * per_tile);
+    // A bounded number at a time, so that the pieces never double the memory.
+    for start in (0..tiles).step_by(256) {
+        let pieces: Vec<Vec<T>> =
+            (start..(start + 256).min(tiles)).into_par_iter().map(&make).collect();
+        pieces.into_iter().for_each(|piece| all.extend(piece));
+    }
+    all
+}
+
+fn widen(bits: u16) -> f32 {
+    bf16::from_bits(bits).to_f32()
+}
+
+/// The rows of several parts, by one index.
+struct Lines<'a> {
+    parts: &'a [Rows<'a>],
+    columns: usize,
+}
+
+impl Lines<'_> {
+    fn bytes(&self, mut row: usize) -> (Dtype, &[u8]) {
+        for part in self.parts {
+            let size = part.row_bytes();
+            let rows = part.bytes.len() / size;
+            if row < rows {
+                return (part.dtype, &part.bytes[row * size..(row + 1) * size]);
+            }
+            row -= rows;
+        }
+        unreachable!("row beyond the last part")
+    }
+
+    fn widened(&self, rows: usize, tile: usize) -> Vec<Vec<f32>> {
+        (tile * LANES..((tile + 1) * LANES).min(rows))
+            .map(|row| {
+                let (dtype, bytes) = self.bytes(row);
+                let mut values = vec![0.0; self.columns];
+                widen_to_f32(dtype, bytes, &mut values);
+                values
+            })
+            .collect()
+    }
+
+    fn quantised(&self, rows: usize, tile: usize) -> Vec<BlockTile> {
+        let lines = self.widened(rows, tile);
+        let lines: Vec<&[f32]> = lines.iter().map(Vec::as_slice).collect();
+        (0..self.columns / BLOCK).map(|block| BlockTile::quantise(&lines, block)).collect()
+    }
+
+    fn f32(&self, rows: usize, tile: usize) -> Vec<[f32; LANES]> {
+        let mut out = vec![[0.0; LANES]; self.columns];
+        for (lane, line) in self.widened(rows, tile).iter().enumerate() {
+            out.iter_mut().zip(line).for_each(|(column, value)| column[lane] = *value);
+        }
+        out
+    }
+
+    fn bf16(&self, rows: usize, tile: usize) -> Vec<[u16; LANES]> {
+        let mut out = vec![[0; LANES]; self.columns];
+        for row in tile * LANES..((tile + 1) * LANES).min(rows) {
+            let values = self.bytes(row).1.as_chunks::<2>().0;
+            for (column, value) in out.iter_mut().zip(values) {
+                column[row % LANES] = u16::from_le_bytes(*value);
+            }
+        }
+        out
+    }
+}
+
+/// Where threads write: each its own columns of every row.
+#[derive(Clone, Copy)]
+struct OutPtr(*mut f32);
+
+// SAFETY: `Product::store` writes columns of one tile, and each tile is given to one thread.
+unsafe impl Sync for OutPtr {}
+// SAFETY: as above.
+unsafe impl Send for OutPtr {}
+
+struct Product<'a> {
+    matrix: &'a Matrix,
+    x: &'a [f32],
+    activations: &'a Activations,
+    count: usize,
+    width: usize,
+    /// Tile of the first output column.
+    first: usize,
+    out: OutPtr,
+}
+
+impl Product<'_> {
+    /// Computes the columns of some tiles, two tiles at a time.
+    fn tiles(&self, tiles: std::ops::Range<usize>) {
+        let mut tile = tiles.start;
+        while tile + 2 <= tiles.end {
+            self.tile_group::<2>(tile);
+            tile += 2;
+        }
+        if tile < tiles.end {
+            self.tile_group::<1>(tile);
+        }
+    }
+
+    fn tile_group<const T: usize>(&self, tile: usize) {
+        let mut row = 0;
+        while row + 4 <= self.count {
+            self.block::<T, 4>(tile, row);
+            row += 4;
+        }
+        if row + 2 <= self.count {
+            self.block::<T, 2>(tile, row);
+            row += 2;
+        }
+        if row < self.count {
+            self.block::<T, 1>(tile, row);
+        }
+    }
+
+    fn block<const T: usize, const M: usize>(&self, tile: usize, row: usize) {
+        let columns = self.matrix.columns;
+        let inputs = |m: usize| &self.x[(row + m) * columns..(row + m + 1) * columns];
+        let out = match &self.matrix.storage {
+            Storage::F32(data) => {
+                let tiles = tiles_of::<_, T>(data, tile, columns);
+                run(Dense { tiles, rows: std::array::from_fn::<_, M, _>(inputs) })
+            }
+            Storage::Bf16(data) => {
+                let tiles = tiles_of::<_, T>(data, tile, columns);
+                run(Dense { tiles, rows: std::array::from_fn::<_, M, _>(inputs) })
+            }
+            Storage::Q8(data) => {
+                let tiles = tiles_of::<_, T>(data, tile, columns / BLOCK);
+                let rows = std::array::from_fn(|m| self.activations.row(row + m));
+                quantised::multiply::<T, M>(tiles, rows)
+            }
+        };
+        for (t, values) in out.iter().enumerate() {
+            for (m, values) in values.iter().enumerate() {
+                self.store(row + m, tile + t, values);
+            }
+        }
+    }
+
+    fn store(&self, row: usize, tile: usize, values: &[f32; LANES]) {
+        let column = (tile - self.first) * LANES;
+        let count = LANES.min(self.width - column);
+        assert!(row < self.count, "row of a product");
+        // SAFETY: `out` has count × width elements (asserted by the caller, which holds the
+        // slice mutably), row < count and column + count ≤ width; no other thread has this tile.
+        let target = unsafe {
+            std::slice::from_raw_parts_mut(self.out.0.add(row * self.width + column), count)
+        };
+        target.copy_from_slice(&values[..count]);
+    }
+}
+
+fn tiles_of<E, const T: usize>(data: &[E], tile: usize, per_tile: usize) -> [&[E]; T] {
+    std::array::from_fn(|t| &data[(tile + t) * per_tile..(tile + t + 1) * per_tile])
+}
+
+/// An element that widens to f32.
+trait Element: Copy {
+    fn widen_lanes(lanes: &[Self; LANES]) -> [f32; LANES];
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen_lanes(lanes: &[Self; LANES]) -> [f32; LANES] {
+        *lanes
+    }
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    fn widen_lanes(lanes: &[Self; LANES]) -> [f32; LANES] {
+        lanes.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+}
+
+/// `T` tiles times `M` rows; each output is one chain of fused multiply-adds over the columns.
+struct Dense<'a, E, const T: usize, const M: usize> {
+    tiles: [&'a [[E; LANES]]; T],
+    rows: [&'a [f32]; M],
+}
+
+impl<E: Element, const T: usize, const M: usize> Kernel for Dense<'_, E, T, M> {
+    type Output = [[[f32; LANES]; M]; T];
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let columns = self.rows[0].len();
+        let tiles = self.tiles.map(|tile| &tile[..columns]);
+        let rows = self.rows.map(|row| &row[..columns]);
+        let mut sums = [[[0.0f32; LANES]; M]; T];
+        for column in 0..columns {
+            for t in 0..T {
+                let weights = E::widen_lanes(&tiles[t][column]);
+                for m in 0..M {
+                    let x = rows[m][column];
+                    for lane in 0..LANES {
+                        sums[t][m][lane] = weights[lane].mul_add(x, sums[t][m][lane]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Activations, Matrix};
+    use crate::dtype::Dtype;
+    use crate::engine::backend::{Rows, WeightPrecision};
+
+    fn values(count: usize) -> Vec<f32> {
+        let value = |i: usize| ((i * 7919) % 1009) as f32 / 504.5 - 1.0;
+        (0..count).map(value).collect()
+    }
+
+    fn product(matrix: &Matrix, x: &[f32], count: usize) -> Vec<f32> {
+        let mut out = vec![0.0; count * matrix.rows()];
+        matrix.multiply(x, &mut out, &mut Activations::default());
+        out
+    }
+
+    /// Both dtypes and Q8_0, sizes off the tile, one and two parts, one to seven rows.
+    #[test]
+    fn products_agree_with_plain_sums_and_do_not_depend_on_the_batch() {
+        let (rows, columns, count) = (37, 64, 7);
+        let weights = values(rows * columns);
+        let x = values(count * columns + 11).split_off(11);
+        let f32_bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let bf16 = |w: &f32| half::bf16::from_f32(*w).to_le_bytes();
+        let bf16_bytes: Vec<u8> = weights.iter().flat_map(bf16).collect();
+        for (dtype, bytes, precision, tolerance) in [
+            (Dtype::F32, &f32_bytes, WeightPrecision::Exact, 1e-5),
+            (Dtype::Bf16, &bf16_bytes, WeightPrecision::Exact, 0.05),
+            (Dtype::F32, &f32_bytes, WeightPrecision::Q8_0, 0.15),
+        ] {
+            let border = 5 * columns * dtype.size_bytes();
+            let part = |bytes| Rows { dtype, bytes, columns };
+            let parts = [part(&bytes[..border]), part(&bytes[border..])];
+            let matrix = Matrix::new(&parts, precision);
+            let all = product(&matrix, &x, count);
+            for row in 0..count {
+                let input = &x[row * columns..(row + 1) * columns];
+                let alone = product(&matrix, input, 1);
+                assert_eq!(alone, &all[row * rows..(row + 1) * rows], "{dtype} row {row}");
+                for (o, line) in alone.iter().zip(weights.chunks(columns)) {
+                    let truth: f32 = line.iter().zip(input).map(|(a, b)| a * b).sum();
+                    assert!((o - truth).abs() < tolerance, "{dtype} {o} {truth}");
+                }
+            }
+            let mut back = vec![0.0; columns];
+            matrix.row(36, &mut back);
+            for (a, b) in back.iter().zip(&weights[36 * columns..]) {
+                assert!((a - b).abs() < 0.01, "{a} {b}");
+            }
+        }
+    }
+}
