@@ -17,4 +17,5 @@ pub mod error;
 pub mod fsio;
 pub mod name;
 pub mod progress;
+pub mod select;
 pub mod units;

@@ -1,0 +1,592 @@
+//! A shared-difficulty (Rasch) model of pass rates, and its Laplace posterior.
+//!
+//! The reward of step `s` on task `t` has the mean `p = logistic(ability[s] - difficulty[t] +
+//! interaction[s, t])`. Difficulties are shared by all steps, so an attempt of one step teaches
+//! something about all; the interaction, normal with a small spread, says that steps gain and
+//! lose single tasks, and so bounds what any number of attempts at one task can say about the
+//! others. Rewards in `[0, 1]` enter through the Bernoulli log-likelihood (quasi-likelihood).
+//!
+//! What is estimated is the score of each step: the mean of `p` over *these* tasks. The posterior
+//! is the Gaussian at the mode. The Hessian is an arrowhead (steps dense, tasks diagonal,
+//! interactions diagonal below them), so that an update costs O(steps² · tasks).
+
+#![allow(clippy::needless_range_loop, reason = "one index walks several arrays in the formulas")]
+
+use super::linear::{Square, dot};
+use super::rng::Rng;
+
+/// The prior, in logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prior {
+    /// Spread of the task difficulties; the start value if `fit_spreads` is used.
+    pub task_sd: f64,
+    /// Spread of the steps around their common level.
+    pub step_sd: f64,
+    /// Spread of the step × task interaction.
+    pub interaction_sd: f64,
+    /// Spread of the common level.
+    pub level_sd: f64,
+}
+
+impl Default for Prior {
+    fn default() -> Self {
+        Self { task_sd: 2.5, step_sd: 0.7, interaction_sd: 0.3, level_sd: 3.0 }
+    }
+}
+
+/// How many tasks' worth of belief the start value of the difficulty spread carries.
+const TASK_SD_WEIGHT: f64 = 8.0;
+/// Newton steps longer than this are cut: far from the mode the quadratic overshoots.
+const STEP_MAX_LOGITS: f64 = 3.0;
+const ITERATIONS_MAX: usize = 60;
+
+/// Counts, mode and prior. Cells are row-major `[step, task]`.
+#[derive(Debug, Clone)]
+pub struct Rasch {
+    steps: usize,
+    tasks: usize,
+    prior: Prior,
+    task_variance: f64,
+    attempts: Vec<f64>,
+    rewards: Vec<f64>,
+    pending: Vec<f64>,
+    ability: Vec<f64>,
+    difficulty: Vec<f64>,
+    interaction: Vec<f64>,
+}
+
+/// The curvature of the log-posterior at the mode, with the interactions and the tasks
+/// eliminated.
+#[derive(Debug, Clone)]
+pub struct Curvature {
+    /// Pass probability of each cell at the mode.
+    pub p: Vec<f64>,
+    /// Fisher information of each cell, attempts included.
+    information: Vec<f64>,
+    /// Share of a cell's residual that is not its own interaction.
+    shared: Vec<f64>,
+    /// Information of each cell about ability minus difficulty.
+    weight: Vec<f64>,
+    /// Diagonal of the task block.
+    task: Vec<f64>,
+    /// Covariance of the abilities.
+    ability: Square,
+    /// Precision of an interaction under the prior.
+    kappa: f64,
+}
+
+/// The joint posterior of the steps' scores: means over these tasks, in `[0, 1]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// Posterior mean of each step.
+    pub mean: Vec<f64>,
+    /// Posterior covariance.
+    pub covariance: Square,
+}
+
+impl Scores {
+    /// Draws one set of scores; `factor` is the Cholesky factor of the covariance.
+    pub fn draw(&self, factor: &Square, rng: &mut Rng, into: &mut [f64]) {
+        // Row i of the factor needs the first i + 1 normals: filled from the end, `into` can
+        // hold both the normals and the result.
+        into.iter_mut().for_each(|z| *z = rng.normal());
+        for i in (0..into.len()).rev() {
+            into[i] = self.mean[i] + dot(&factor.row(i)[..=i], &into[..=i]);
+        }
+    }
+
+    /// Returns the posterior standard deviation of the difference of two steps.
+    #[must_use]
+    pub fn difference_sd(&self, a: usize, b: usize) -> f64 {
+        let v = &self.covariance;
+        (v.at(a, a) + v.at(b, b) - 2.0 * v.at(a, b)).max(0.0).sqrt()
+    }
+}
+
+/// A cell of the table and what one more attempt there is worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gain {
+    /// Index of the step.
+    pub step: usize,
+    /// Index of the task.
+    pub task: usize,
+    /// By how much the variance of the difference in question is expected to fall.
+    pub reduction: f64,
+}
+
+impl Rasch {
+    /// Starts with no attempts.
+    #[must_use]
+    pub fn new(steps: usize, tasks: usize, prior: Prior) -> Self {
+        let cells = steps * tasks;
+        Self {
+            steps,
+            tasks,
+            prior,
+            task_variance: prior.task_sd * prior.task_sd,
+            attempts: vec![0.0; cells],
+            rewards: vec![0.0; cells],
+            pending: vec![0.0; cells],
+            ability: vec![0.0; steps],
+            difficulty: vec![0.0; tasks],
+            interaction: vec![0.0; cells],
+        }
+    }
+
+    /// Returns the number of steps.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Returns the number of tasks.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.tasks
+    }
+
+    /// Adds one finished attempt with a reward in `[0, 1]`.
+    pub fn observe(&mut self, step: usize, task: usize, reward: f64) {
+        let cell = step * self.tasks + task;
+        self.attempts[cell] += 1.0;
+        self.rewards[cell] += reward.clamp(0.0, 1.0);
+    }
+
+    /// Returns the number of finished attempts of a cell.
+    #[must_use]
+    pub fn attempts(&self, step: usize, task: usize) -> f64 {
+        self.attempts[step * self.tasks + task]
+    }
+
+    /// Marks an attempt as under way: its information counts, its reward is not known.
+    pub fn expect(&mut self, step: usize, task: usize) {
+        self.pending[step * self.tasks + task] += 1.0;
+    }
+
+    /// Takes back one [`Self::expect`]: the attempt ended, whatever came of it.
+    pub fn settle(&mut self, step: usize, task: usize) {
+        let cell = step * self.tasks + task;
+        self.pending[cell] = (self.pending[cell] - 1.0).max(0.0);
+    }
+
+    /// Returns the number of attempts under way in a cell.
+    #[must_use]
+    pub fn pending(&self, step: usize, task: usize) -> f64 {
+        self.pending[step * self.tasks + task]
+    }
+
+    /// Moves to the mode by Newton's method from where it is; a handful of iterations after a
+    /// few new attempts.
+    pub fn fit(&mut self, tolerance: f64) {
+        for _ in 0..ITERATIONS_MAX {
+            if self.newton() < tolerance {
+                return;
+            }
+        }
+    }
+
+    /// Alternates modes and spreads until the spread of the difficulties settles.
+    pub fn fit_spreads(&mut self) {
+        for _ in 0..ITERATIONS_MAX {
+            self.fit(1e-8);
+            let before = self.task_variance;
+            self.update_spread(&self.curvature());
+            if (self.task_variance / before - 1.0).abs() < 1e-4 {
+                break;
+            }
+        }
+        self.fit(1e-8);
+    }
+
+    /// Takes one expectation-maximisation step for the spread of the difficulties.
+    pub fn update_spread(&mut self, curvature: &Curvature) {
+        let start = self.prior.task_sd * self.prior.task_sd;
+        let mut sum = TASK_SD_WEIGHT * start;
+        let mut column = vec![0.0; self.steps];
+        for t in 0..self.tasks {
+            self.column(&curvature.weight, t, &mut column);
+            let d = curvature.task[t];
+            let spread = dot(&column, &curvature.ability.times(&column)) / (d * d);
+            sum += self.difficulty[t] * self.difficulty[t] + 1.0 / d + spread;
+        }
+        self.task_variance = sum / (self.tasks as f64 + TASK_SD_WEIGHT);
+    }
+
+    /// Returns the current spread of the difficulties.
+    #[must_use]
+    pub fn task_sd(&self) -> f64 {
+        self.task_variance.sqrt()
+    }
+
+    /// Returns the curvature at the present parameters, attempts under way included.
+    #[must_use]
+    pub fn curvature(&self) -> Curvature {
+        let cells = self.steps * self.tasks;
+        let kappa = 1.0 / (self.prior.interaction_sd * self.prior.interaction_sd);
+        let mut c = Curvature {
+            p: vec![0.0; cells],
+            information: vec![0.0; cells],
+            shared: vec![0.0; cells],
+            weight: vec![0.0; cells],
+            task: vec![1.0 / self.task_variance; self.tasks],
+            ability: Square::zero(0),
+            kappa,
+        };
+        for s in 0..self.steps {
+            for t in 0..self.tasks {
+                let i = s * self.tasks + t;
+                let p = logistic(self.ability[s] - self.difficulty[t] + self.interaction[i]);
+                let information = (self.attempts[i] + self.pending[i]) * p * (1.0 - p);
+                c.p[i] = p;
+                c.information[i] = information;
+                c.shared[i] = kappa / (information + kappa);
+                c.weight[i] = information * c.shared[i];
+                c.task[t] += c.weight[i];
+            }
+        }
+        c.ability = self.ability_precision(&c).inverse();
+        c
+    }
+
+    fn ability_precision(&self, c: &Curvature) -> Square {
+        let mut m = Square::zero(self.steps);
+        let (own, common) = self.prior_precision();
+        for s in 0..self.steps {
+            let weight_s = &c.weight[s * self.tasks..(s + 1) * self.tasks];
+            m.add(s, s, own + weight_s.iter().sum::<f64>());
+            for r in 0..=s {
+                let weight_r = &c.weight[r * self.tasks..(r + 1) * self.tasks];
+                let through: f64 =
+                    weight_s.iter().zip(weight_r).zip(&c.task).map(|((a, b), d)| a * b / d).sum();
+                m.add(s, r, -common - through);
+                if r < s {
+                    m.add(r, s, -common - through);
+                }
+            }
+        }
+        m
+    }
+
+    /// Returns `(a, b)` such that the prior precision of the abilities is `a · I - b · 1 1ᵀ`.
+    fn prior_precision(&self) -> (f64, f64) {
+        let own = self.prior.step_sd * self.prior.step_sd;
+        let level = self.prior.level_sd * self.prior.level_sd;
+        (1.0 / own, level / (own * (own + self.steps as f64 * level)))
+    }
+
+    /// Takes one damped Newton step and returns its largest component.
+    fn newton(&mut self) -> f64 {
+        let c = self.curvature();
+        let (own, common) = self.prior_precision();
+        let level: f64 = self.ability.iter().sum();
+        let mut ability: Vec<f64> =
+            self.ability.iter().map(|a| -own * a + common * level).collect();
+        let mut task: Vec<f64> = self.difficulty.iter().map(|b| -b / self.task_variance).collect();
+        let mut residual = vec![0.0; c.p.len()];
+        for s in 0..self.steps {
+            for t in 0..self.tasks {
+                let i = s * self.tasks + t;
+                let raw = self.rewards[i] - self.attempts[i] * c.p[i];
+                residual[i] = raw - c.kappa * self.interaction[i];
+                let share = raw - (1.0 - c.shared[i]) * residual[i];
+                ability[s] += share;
+                task[t] -= share;
+            }
+        }
+        for s in 0..self.steps {
+            for t in 0..self.tasks {
+                ability[s] += c.weight[s * self.tasks + t] * task[t] / c.task[t];
+            }
+        }
+        let ability = c.ability.times(&ability);
+        self.move_by(&c, &ability, &task, &residual)
+    }
+
+    /// Applies the Newton step: abilities given, tasks and interactions by back-substitution.
+    fn move_by(&mut self, c: &Curvature, ability: &[f64], task: &[f64], own: &[f64]) -> f64 {
+        let mut difficulty = task.to_vec();
+        for (s, step) in ability.iter().enumerate() {
+            for t in 0..self.tasks {
+                difficulty[t] += c.weight[s * self.tasks + t] * step;
+            }
+        }
+        difficulty.iter_mut().zip(&c.task).for_each(|(d, diagonal)| *d /= diagonal);
+        let largest =
+            ability.iter().chain(&difficulty).fold(0.0_f64, |most, step| most.max(step.abs()));
+        let damp = if largest > STEP_MAX_LOGITS { STEP_MAX_LOGITS / largest } else { 1.0 };
+        for s in 0..self.steps {
+            self.ability[s] += damp * ability[s];
+            for t in 0..self.tasks {
+                let i = s * self.tasks + t;
+                let shift = own[i] - c.information[i] * (ability[s] - difficulty[t]);
+                self.interaction[i] += damp * shift / (c.information[i] + c.kappa);
+            }
+        }
+        self.difficulty.iter_mut().zip(&difficulty).for_each(|(b, step)| *b += damp * step);
+        largest
+    }
+
+    fn column(&self, cells: &[f64], task: usize, into: &mut [f64]) {
+        for (s, value) in into.iter_mut().enumerate() {
+            *value = cells[s * self.tasks + task];
+        }
+    }
+
+    /// Returns the joint posterior of the scores, by the delta method at the mode.
+    #[must_use]
+    pub fn scores(&self, c: &Curvature) -> Scores {
+        let gradients = self.gradients(c);
+        let total = 1.0 / self.tasks as f64;
+        let mean: Vec<f64> = (0..self.steps)
+            .map(|s| c.p[s * self.tasks..(s + 1) * self.tasks].iter().sum::<f64>() * total)
+            .collect();
+        let mut covariance = Square::zero(self.steps);
+        for s in 0..self.steps {
+            let through = c.ability.times(&gradients[s].ability);
+            for r in 0..=s {
+                let mut value = dot(&through, &gradients[r].ability);
+                for t in 0..self.tasks {
+                    value += gradients[s].shared[t] * gradients[r].shared[t] / c.task[t];
+                }
+                if r == s {
+                    value += gradients[s].own;
+                }
+                covariance.add(s, r, value);
+                if r < s {
+                    covariance.add(r, s, value);
+                }
+            }
+        }
+        Scores { mean, covariance }
+    }
+
+    fn gradients(&self, c: &Curvature) -> Vec<Gradient> {
+        let total = 1.0 / self.tasks as f64;
+        (0..self.steps)
+            .map(|s| {
+                let mut gradient = Gradient {
+                    shared: vec![0.0; self.tasks],
+                    ability: vec![0.0; self.steps],
+                    own: 0.0,
+                };
+                for t in 0..self.tasks {
+                    let i = s * self.tasks + t;
+                    let slope = c.p[i] * (1.0 - c.p[i]) * total;
+                    let shared = slope * c.shared[i];
+                    gradient.own += slope * slope / (c.information[i] + c.kappa);
+                    gradient.shared[t] = shared;
+                    gradient.ability[s] += shared;
+                    for r in 0..self.steps {
+                        gradient.ability[r] -= c.weight[r * self.tasks + t] * shared / c.task[t];
+                    }
+                }
+                gradient
+            })
+            .collect()
+    }
+
+    /// Returns the worth of one more attempt in each cell of the steps `a` and `b`: by how much it
+    /// is expected to cut the variance of the difference of their scores.
+    ///
+    /// These are the informative tasks: those that neither step always solves nor always fails,
+    /// that were not tried often, and whose difficulty the other step has pinned down.
+    #[must_use]
+    pub fn gains(&self, c: &Curvature, a: usize, b: usize) -> Vec<Gain> {
+        let gradients = self.gradients(c);
+        let contrast: Vec<f64> =
+            gradients[a].ability.iter().zip(&gradients[b].ability).map(|(x, y)| x - y).collect();
+        let through = c.ability.times(&contrast);
+        let total = 1.0 / self.tasks as f64;
+        let mut column = vec![0.0; self.steps];
+        let mut gains = Vec::with_capacity(2 * self.tasks);
+        for t in 0..self.tasks {
+            self.column(&c.weight, t, &mut column);
+            let d = c.task[t];
+            let spread = c.ability.times(&column);
+            let both = dot(&column, &spread) / (d * d);
+            let apart = gradients[a].shared[t] - gradients[b].shared[t];
+            let shared = (apart - dot(&through, &column)) / d;
+            for (s, sign) in [(a, 1.0), (b, -1.0)] {
+                let i = s * self.tasks + t;
+                let unit = c.p[i] * (1.0 - c.p[i]);
+                let own = 1.0 / (c.information[i] + c.kappa);
+                let f = c.shared[i];
+                let covariance = sign * unit * total * own + f * (shared + through[s]);
+                let variance =
+                    own + f * f * (1.0 / d + c.ability.at(s, s) - 2.0 * spread[s] / d + both);
+                let reduction = covariance * covariance / (1.0 / unit + variance);
+                gains.push(Gain { step: s, task: t, reduction });
+            }
+        }
+        gains
+    }
+}
+
+/// The gradient of one step's score, interactions and tasks eliminated.
+struct Gradient {
+    shared: Vec<f64>,
+    ability: Vec<f64>,
+    own: f64,
+}
+
+/// Returns `1 / (1 + e^-x)`, kept away from 0 and 1 so that `p (1 - p)` never underflows to zero.
+#[must_use]
+pub fn logistic(x: f64) -> f64 {
+    1.0 / (1.0 + (-x.clamp(-30.0, 30.0)).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Prior, Rasch};
+    use crate::select::linear::Square;
+
+    fn filled() -> Rasch {
+        let mut model = Rasch::new(3, 4, Prior::default());
+        // A lopsided table: cells with none, one and several attempts.
+        for (step, task, solved, attempts) in
+            [(0, 0, 3, 4), (0, 1, 0, 2), (1, 0, 4, 4), (1, 2, 1, 3), (2, 1, 1, 1), (2, 3, 2, 5)]
+        {
+            for attempt in 0..attempts {
+                model.observe(step, task, if attempt < solved { 1.0 } else { 0.0 });
+            }
+        }
+        model
+    }
+
+    /// The log-posterior at abilities, difficulties, interactions, written down naively.
+    fn log_posterior(model: &Rasch, x: &[f64]) -> f64 {
+        let (s, t) = (model.steps, model.tasks);
+        let (ability, rest) = x.split_at(s);
+        let (difficulty, interaction) = rest.split_at(t);
+        let (own, common) = model.prior_precision();
+        let sum: f64 = ability.iter().sum();
+        let mut value = -0.5 * own * ability.iter().map(|a| a * a).sum::<f64>();
+        value += 0.5 * common * sum * sum;
+        value -= difficulty.iter().map(|b| b * b).sum::<f64>() / (2.0 * model.task_variance);
+        let sd = model.prior.interaction_sd;
+        value -= interaction.iter().map(|e| e * e).sum::<f64>() / (2.0 * sd * sd);
+        for i in 0..s {
+            for j in 0..t {
+                let cell = i * t + j;
+                let eta = ability[i] - difficulty[j] + interaction[cell];
+                value += model.rewards[cell] * eta;
+                value -= model.attempts[cell] * (1.0 + eta.exp()).ln();
+            }
+        }
+        value
+    }
+
+    fn parameters(model: &Rasch) -> Vec<f64> {
+        [&model.ability[..], &model.difficulty, &model.interaction].concat()
+    }
+
+    fn moved(x: &[f64], i: usize, h: f64) -> Vec<f64> {
+        let mut x = x.to_vec();
+        x[i] += h;
+        x
+    }
+
+    /// The whole Hessian by differences, inverted densely: the oracle of the arrowhead algebra.
+    fn dense_covariance(model: &Rasch) -> Square {
+        let x = parameters(model);
+        let h = 1e-4;
+        let mut hessian = Square::zero(x.len());
+        for i in 0..x.len() {
+            for j in 0..x.len() {
+                let f = |a: f64, b: f64| log_posterior(model, &moved(&moved(&x, i, a), j, b));
+                let second = (f(h, h) - f(h, -h) - f(-h, h) + f(-h, -h)) / (4.0 * h * h);
+                hessian.add(i, j, -second);
+            }
+        }
+        hessian.inverse()
+    }
+
+    fn score_gradient(model: &Rasch, step: usize) -> Vec<f64> {
+        let c = model.curvature();
+        let mut gradient = vec![0.0; model.steps + model.tasks + model.steps * model.tasks];
+        for t in 0..model.tasks {
+            let cell = step * model.tasks + t;
+            let slope = c.p[cell] * (1.0 - c.p[cell]) / model.tasks as f64;
+            gradient[step] += slope;
+            gradient[model.steps + t] -= slope;
+            gradient[model.steps + model.tasks + cell] += slope;
+        }
+        gradient
+    }
+
+    #[test]
+    fn newton_finds_the_mode() {
+        let mut model = filled();
+        model.fit(1e-10);
+        let x = parameters(&model);
+        for i in 0..x.len() {
+            let slope = (log_posterior(&model, &moved(&x, i, 1e-5))
+                - log_posterior(&model, &moved(&x, i, -1e-5)))
+                / 2e-5;
+            assert!(slope.abs() < 1e-6, "parameter {i} has slope {slope}");
+        }
+    }
+
+    #[test]
+    fn covariance_of_the_scores_is_that_of_the_dense_hessian() {
+        let mut model = filled();
+        model.fit(1e-10);
+        let dense = dense_covariance(&model);
+        let scores = model.scores(&model.curvature());
+        for s in 0..3 {
+            let through = dense.times(&score_gradient(&model, s));
+            for r in 0..3 {
+                let expected = super::dot(&through, &score_gradient(&model, r));
+                let got = scores.covariance.at(s, r);
+                assert!((got - expected).abs() < 1e-6, "{s} {r}: {got} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn gain_is_the_fall_of_the_variance_when_the_attempt_is_added() {
+        let mut model = filled();
+        model.fit(1e-10);
+        let c = model.curvature();
+        let spread = |m: &Rasch| {
+            let v = m.scores(&m.curvature()).covariance;
+            v.at(0, 0) + v.at(2, 2) - 2.0 * v.at(0, 2)
+        };
+        for gain in model.gains(&c, 0, 2) {
+            let mut tried = model.clone();
+            tried.expect(gain.step, gain.task);
+            let fall = spread(&model) - spread(&tried);
+            assert!((fall - gain.reduction).abs() < 1e-12, "{gain:?} {fall}");
+        }
+    }
+
+    #[test]
+    fn hopeless_and_trivial_tasks_teach_less_than_open_ones() {
+        let mut model = Rasch::new(2, 3, Prior::default());
+        for step in 0..2 {
+            for attempt in 0..4 {
+                model.observe(step, 0, 0.0);
+                model.observe(step, 1, f64::from(attempt % 2));
+                model.observe(step, 2, 1.0);
+            }
+        }
+        model.fit(1e-9);
+        let gains = model.gains(&model.curvature(), 0, 1);
+        let of = |task| gains.iter().filter(|g| g.task == task).map(|g| g.reduction).sum::<f64>();
+        assert!(of(1) > 2.0 * of(0) && of(1) > 2.0 * of(2));
+    }
+
+    #[test]
+    fn the_spread_of_the_difficulties_is_learnt() {
+        let mut model = Rasch::new(4, 60, Prior::default());
+        for step in 0..4 {
+            for task in 0..60 {
+                for attempt in 0..6 {
+                    model.observe(step, task, f64::from((attempt + step as u32) % 2));
+                }
+            }
+        }
+        model.fit_spreads();
+        assert!(model.task_sd() < 1.2, "{}", model.task_sd());
+    }
+}
