@@ -294,7 +294,7 @@ mod tests {
     fn top_two_spends_on_the_contenders_and_pairs_them_by_task() {
         let mut a = Allocator::new(4, 30, Allocation::Ttts, Prior::default(), 5);
         let mut count = [0; 4];
-        let mut touched = vec![[false; 30]; 4];
+        let mut touched = [[false; 30]; 4];
         for i in 0..300 {
             let ask = a.ask(0.0).unwrap();
             let chance = if ask.step >= 2 { 0.8 } else { 0.1 };

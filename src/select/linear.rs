@@ -87,8 +87,8 @@ impl Square {
                 let below: f64 = (i + 1..n).map(|k| l.at(k, i) * x[k]).sum();
                 x[i] = (x[i] - below) / l.at(i, i);
             }
-            for i in 0..n {
-                inverse.data[i * n + column] = x[i];
+            for (i, value) in x.iter().enumerate() {
+                inverse.data[i * n + column] = *value;
             }
         }
         inverse

@@ -148,7 +148,8 @@ pub fn replicate(study: &Study, regime: Regime, gap: &Gap, seed: u64) -> Replica
         let leader = argmax(&scores.mean);
         right.push(leader == best);
         if stops.iter().any(Option::is_none) {
-            let p = Beliefs::of(&scores, 0.0, study.draws, &mut rng).p_best[leader];
+            // The same draws at every look: fresh ones would cross the line by luck, once.
+            let p = Beliefs::of(&scores, 0.0, study.draws, &mut Rng::new(seed)).p_best[leader];
             for (stop, confidence) in stops.iter_mut().zip(CONFIDENCES) {
                 if stop.is_none() && p >= confidence {
                     *stop = Some((done, leader == best));
