@@ -10,6 +10,7 @@
 )]
 
 pub mod arch;
+pub mod checkpoint;
 pub mod cli;
 pub mod dtype;
 pub mod engine;
@@ -17,5 +18,6 @@ pub mod error;
 pub mod fsio;
 pub mod name;
 pub mod progress;
+pub mod safetensors;
 pub mod select;
 pub mod units;

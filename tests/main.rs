@@ -2,4 +2,5 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests write scratch files")]
 
+mod checkpoint;
 mod engine;

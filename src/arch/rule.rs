@@ -125,6 +125,20 @@ pub enum Fused {
     InProjBa,
 }
 
+impl Fused {
+    /// Returns vLLM's name of the parameter.
+    #[must_use]
+    pub fn vllm_name(self) -> Option<&'static str> {
+        match self {
+            Self::No => None,
+            Self::QkvProj => Some("qkv_proj"),
+            Self::GateUpProj => Some("gate_up_proj"),
+            Self::InProjQkvz => Some("in_proj_qkvz"),
+            Self::InProjBa => Some("in_proj_ba"),
+        }
+    }
+}
+
 /// One line of an architecture table.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorRule {

@@ -1,0 +1,98 @@
+//! Why a folder is no checkpoint.
+
+use std::path::PathBuf;
+
+use crate::error::{Diagnose, Kind};
+use crate::safetensors::{INDEX_FILE, SINGLE_FILE};
+
+/// Why a checkpoint was not opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The path is no folder.
+    #[error("{} is not a checkpoint folder", path.display())]
+    NotAFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The folder has no config.
+    #[error("{} has no config.json", dir.display())]
+    NoConfig {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The folder has no safetensors files under the known names.
+    #[error("{} has neither {SINGLE_FILE} nor {INDEX_FILE}", dir.display())]
+    NoTensors {
+        /// The folder.
+        dir: PathBuf,
+        /// Files that look like weights in another form, sorted.
+        other: Vec<String>,
+    },
+    /// Transformers would read the single file, vLLM the shards.
+    #[error("{} has both {SINGLE_FILE} and {INDEX_FILE}, and loaders disagree", dir.display())]
+    Ambiguous {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// Two stored names mean the same tensor.
+    #[error("`{first}` and `{second}` are the same tensor `{canonical}`")]
+    SameTensor {
+        /// What both mean.
+        canonical: String,
+        /// One stored name, with its file.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// Tensors that the config promises are missing, misshapen or not known.
+    #[error("{} tensors do not fit config.json, the first: {}", problems.len(), problems[0])]
+    Incomplete {
+        /// What is wrong with each; never empty.
+        problems: Vec<super::expect::Problem>,
+    },
+}
+
+impl Diagnose for CheckpointError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotAFolder { path } if !path.exists() => Kind::NotFound,
+            Self::NotAFolder { .. } => Kind::Usage,
+            Self::NoConfig { .. } | Self::NoTensors { .. } => Kind::NotFound,
+            Self::Ambiguous { .. } | Self::SameTensor { .. } | Self::Incomplete { .. } => {
+                Kind::BadData
+            }
+        }
+    }
+
+    fn id(&self) -> &'static str {
+        match self {
+            Self::NotAFolder { .. } => "not_a_folder",
+            Self::NoConfig { .. } => "no_config",
+            Self::NoTensors { .. } => "no_tensors",
+            Self::Ambiguous { .. } => "ambiguous_weights",
+            Self::SameTensor { .. } => "same_tensor_twice",
+            Self::Incomplete { .. } => "incomplete_checkpoint",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        let line = match self {
+            Self::NotAFolder { .. } | Self::NoConfig { .. } => {
+                "name the folder that holds config.json and the safetensors files".into()
+            }
+            Self::NoTensors { other, .. } if other.is_empty() => {
+                "`tmax-ckpt pull REPO@REV` fetches the weights too".into()
+            }
+            Self::NoTensors { other, .. } => {
+                format!("found {}: convert them to safetensors first", other.join(", "))
+            }
+            Self::Ambiguous { .. } => {
+                format!("remove {SINGLE_FILE} or {INDEX_FILE}, whichever is stale")
+            }
+            Self::SameTensor { .. } => "the checkpoint mixes two layouts; save it again".into(),
+            Self::Incomplete { .. } => "`tmax-ckpt verify` lists all of them".into(),
+        };
+        vec![line]
+    }
+}
