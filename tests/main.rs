@@ -3,5 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests write scratch files")]
 
 mod checkpoint;
+mod cli;
 mod engine;
 mod tidy;

@@ -8,7 +8,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{completions, config, man};
+use super::{completions, config, doctor, man};
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -67,6 +67,8 @@ pub struct Cli {
 pub enum Command {
     /// Show every setting and where it came from
     Config(config::Args),
+    /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them
+    Doctor(doctor::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Write the manual pages

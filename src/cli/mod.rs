@@ -9,9 +9,11 @@ pub mod bars;
 pub mod completions;
 pub mod config;
 pub mod context;
+pub mod doctor;
 pub mod failure;
 pub mod man;
 pub mod outcome;
+pub mod reference;
 pub mod render;
 pub mod resolve;
 pub mod settings;
@@ -59,6 +61,7 @@ fn run(argv: Vec<OsString>) -> u8 {
 fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
     match command {
         Command::Config(args) => config::run(args, ctx),
+        Command::Doctor(args) => doctor::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),
         Command::Man(args) => man::run(args, ctx),
     }

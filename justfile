@@ -1,0 +1,33 @@
+# `just` lists the recipes.
+_default:
+    @just --list
+
+# What CI checks, without the download of cargo-deny
+check: fmt lint doc test
+
+fmt:
+    cargo fmt --check
+
+lint:
+    cargo clippy --all-targets -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+test *ARGS:
+    scripts/test.sh {{ARGS}}
+
+deny:
+    cargo deny check licenses bans sources
+
+# Rewrite docs/cli.md from the command line's own help
+docs:
+    TMAX_CKPT_UPDATE_DOCS=1 cargo test --test it docs::
+
+# Rewrite fixtures/broken
+broken:
+    python3 scripts/make_broken.py
+
+# Fuzz one target for ten minutes (nightly)
+fuzz TARGET SECONDS="600":
+    cd fuzz && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}

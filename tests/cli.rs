@@ -1,0 +1,182 @@
+//! The binary as a script sees it: streams, exit codes, errors.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Makes the binary with an empty environment and a home of its own.
+pub fn binary(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"));
+    command.env_clear().env("HOME", home).env("PATH", "/usr/bin:/bin:/usr/sbin").current_dir(home);
+    command
+}
+
+fn run_with(args: &[&str], variables: &[(&str, &str)]) -> (Output, tempfile::TempDir) {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let output = binary(home.path())
+        .args(args)
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the binary runs");
+    (output, home)
+}
+
+/// Lays out streams and exit code for a snapshot, the temporary home replaced.
+fn transcript(args: &[&str], variables: &[(&str, &str)]) -> String {
+    let (output, home) = run_with(args, variables);
+    let text = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).replace(&*home.path().to_string_lossy(), "[HOME]")
+    };
+    format!(
+        "exit {}\n--- stdout\n{}--- stderr\n{}",
+        output.status.code().expect("not killed"),
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+#[test]
+fn a_mistyped_flag_gets_a_suggestion() {
+    insta::assert_snapshot!(transcript(&["--offlin", "config", "show"], &[]), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    error: unexpected argument '--offlin' found
+
+      tip: a similar argument exists: '--offline'
+
+    Usage: tmax-ckpt --offline <COMMAND>
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn errors_are_one_json_object_on_stderr_when_asked() {
+    insta::assert_snapshot!(transcript(&["--json", "confg"], &[]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    {"schema":"tmax-ckpt.error/1","kind":"usage","exit_code":2,"message":"unrecognized subcommand 'confg'","causes":[],"help":["`tmax-ckpt --help` lists the commands and flags"]}
+    "#);
+}
+
+#[test]
+fn settings_name_their_origin() {
+    let variables = [
+        ("HF_HUB_OFFLINE", "1"),
+        ("HF_TOKEN", "hf_secret"),
+        ("TMAX_CKPT_JOBS", "3"),
+        ("HF_ENDPOINT", ""),
+    ];
+    let text = transcript(&["config", "show", "--cache-dir", "hub"], &variables);
+    assert!(!text.contains("secret"));
+    insta::assert_snapshot!(text, @r"
+    exit 0
+    --- stdout
+    cache-dir  hub                     flag
+    color      auto                    default
+    endpoint   https://huggingface.co  default
+    jobs       3                       variable TMAX_CKPT_JOBS
+    offline    true                    variable HF_HUB_OFFLINE
+    progress   auto                    default
+    token      (set)                   variable HF_TOKEN
+    --- stderr
+    ");
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_project_beats_the_user() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let user = home.path().join(".config/tmax-ckpt");
+    std::fs::create_dir_all(&user).expect("makes a folder");
+    std::fs::write(user.join("config.toml"), "jobs = 4\ncolor = \"never\"\n").expect("writes");
+    std::fs::write(home.path().join("tmax-ckpt.toml"), "jobs = 5\noffline = true\n")
+        .expect("writes");
+    let jobs = |args: &[&str], variable: Option<&str>| {
+        let mut command = binary(home.path());
+        command.args(["config", "show", "--json"]).args(args);
+        command.envs(variable.map(|value| ("TMAX_CKPT_JOBS", value)));
+        let output = command.output().expect("runs");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let origin = &document["settings"]["jobs"]["origin"];
+        (document["settings"]["jobs"]["value"].clone(), origin.as_str().expect("text").to_owned())
+    };
+    assert_eq!(jobs(&["-j", "7"], Some("6")), (7.into(), "flag".into()));
+    assert_eq!(jobs(&[], Some("6")), (6.into(), "variable TMAX_CKPT_JOBS".into()));
+    assert_eq!(jobs(&[], None), (5.into(), "tmax-ckpt.toml".into()));
+    assert_eq!(jobs(&["--no-config"], None).1, "default");
+    std::fs::remove_file(home.path().join("tmax-ckpt.toml")).expect("removes");
+    assert_eq!(jobs(&[], None).0, 4);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_neighbour() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    std::fs::write(home.path().join("tmax-ckpt.toml"), "cache_dir = \"x\"\n").expect("writes");
+    let output = binary(home.path()).args(["config", "show"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!(String::from_utf8_lossy(&output.stderr), @r"
+    error: tmax-ckpt.toml has the unknown key `cache_dir`
+      help: did you mean `cache-dir`?
+    ");
+}
+
+#[test]
+fn a_cloned_project_cannot_send_the_token_to_its_own_host() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let project = "endpoint = \"http://evil.example\"\n";
+    std::fs::write(home.path().join("tmax-ckpt.toml"), project).expect("writes");
+    let output = binary(home.path())
+        .args(["config", "show", "--json"])
+        .env("HF_TOKEN", "hf_secret")
+        .output()
+        .expect("runs");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(document["settings"]["token"]["value"], serde_json::Value::Null);
+}
+
+#[test]
+fn quiet_twice_prints_nothing_and_stdout_may_close() {
+    let (output, _home) = run_with(&["-qq", "completions", "bash"], &[]);
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty());
+    let home = tempfile::tempdir().expect("a temp dir");
+    let mut child = binary(home.path())
+        .args(["completions", "zsh"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("spawns");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn nothing_coloured_goes_into_a_pipe_unless_forced() {
+    for (variables, coloured) in [(vec![], false), (vec![("CLICOLOR_FORCE", "1")], true)] {
+        let (output, _home) = run_with(&["config", "nonsense"], &variables);
+        assert_eq!(output.stderr.contains(&0x1b), coloured, "{variables:?}");
+    }
+}
+
+#[test]
+fn every_shell_has_completions_and_every_command_a_page() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (output, _home) = run_with(&["completions", shell], &[]);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("tmax-ckpt"), "{shell}");
+    }
+    let (output, home) = run_with(&["man", "pages"], &[]);
+    assert!(output.status.success(), "{output:?}");
+    let page = std::fs::read_to_string(home.path().join("pages/tmax-ckpt-config-show.1"));
+    assert!(page.expect("the page").contains("Print each setting"));
+}
+
+#[test]
+fn doctor_works_offline_on_a_bare_machine() {
+    let (output, _home) = run_with(&["doctor", "--offline", "--json"], &[]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(document["schema"], "tmax-ckpt.doctor/1");
+    let names: Vec<_> = document["checks"].as_array().expect("a list").iter().collect();
+    assert!(names.iter().all(|check| check["status"] == "ok" || check["help"][0].is_string()));
+}
