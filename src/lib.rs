@@ -19,5 +19,6 @@ pub mod fsio;
 pub mod name;
 pub mod progress;
 pub mod safetensors;
+pub mod sandbox;
 pub mod select;
 pub mod units;

@@ -1,8 +1,10 @@
 //! All integration tests in one binary: linking is the slow part of a test build.
 
 #![allow(clippy::disallowed_methods, reason = "tests write scratch files")]
+#![allow(clippy::disallowed_macros, reason = "a skipped test says so")]
 
 mod checkpoint;
 mod cli;
 mod engine;
+mod sandbox;
 mod tidy;

@@ -1,0 +1,205 @@
+//! Limits on what runs in a sandbox, and what enforces each.
+//!
+//! Control groups where they can be written (version 2 when delegated, version 1), else resource
+//! limits of the process, which are weaker: they count by process. The record says which.
+
+use std::path::{Path, PathBuf};
+
+use super::error::{Error, Result};
+
+/// What is asked for. `None` is no limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of all processes together.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads together.
+    pub pids: Option<u64>,
+    /// Size of one file.
+    pub file_bytes: Option<u64>,
+    /// What is kept of one command's output.
+    pub output_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: Some(4 << 30),
+            pids: Some(1024),
+            file_bytes: Some(10 << 30),
+            output_bytes: 16 << 20,
+        }
+    }
+}
+
+/// One limit and what enforces it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Enforced {
+    /// `memory_bytes`, `pids`, `file_bytes`, `output_bytes`, `time`.
+    pub limit: String,
+    /// What was asked for; 0 stands for each command's own.
+    pub value: u64,
+    /// `cgroup v2`, `cgroup v1`, `rlimit …`, `tmax-ckpt`, or `nothing: why`.
+    pub by: String,
+}
+
+impl Enforced {
+    pub(super) fn new(limit: &str, value: u64, by: impl Into<String>) -> Self {
+        Self { limit: limit.into(), value, by: by.into() }
+    }
+}
+
+/// The control groups made for one sandbox; removed when dropped.
+#[derive(Debug, Default)]
+pub struct Cgroups {
+    dirs: Vec<PathBuf>,
+    memory: Option<&'static str>,
+    pids: Option<&'static str>,
+}
+
+const MOUNT: &str = "/sys/fs/cgroup";
+
+impl Cgroups {
+    /// Makes what can be made below this process's own groups; what cannot stays `None`.
+    #[must_use]
+    pub fn create(name: &str, limits: &Limits) -> Self {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut groups = Self::default();
+        if Path::new(MOUNT).join("cgroup.controllers").exists() {
+            groups.create_v2(&own, name, limits);
+        } else {
+            groups.create_v1(&own, name, limits);
+        }
+        groups
+    }
+
+    fn create_v2(&mut self, own: &str, name: &str, limits: &Limits) {
+        let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return };
+        let parent = Path::new(MOUNT).join(path);
+        // Refused while the parent holds processes of its own; the files below then are absent.
+        let _ = put(&parent.join("cgroup.subtree_control"), "+memory +pids");
+        let dir = parent.join(name);
+        if std::fs::create_dir(&dir).is_err() {
+            return;
+        }
+        if let Some(bytes) = limits.memory_bytes
+            && put(&dir.join("memory.max"), &bytes.to_string()).is_ok()
+        {
+            let _ = put(&dir.join("memory.swap.max"), "0");
+            self.memory = Some("cgroup v2");
+        }
+        if let Some(pids) = limits.pids
+            && put(&dir.join("pids.max"), &pids.to_string()).is_ok()
+        {
+            self.pids = Some("cgroup v2");
+        }
+        self.dirs.push(dir);
+    }
+
+    fn create_v1(&mut self, own: &str, name: &str, limits: &Limits) {
+        if let Some(bytes) = limits.memory_bytes
+            && let Some(dir) = v1_dir(own, "memory", name)
+        {
+            let set = put(&dir.join("memory.limit_in_bytes"), &bytes.to_string());
+            // Absent where swap is not accounted.
+            let _ = put(&dir.join("memory.memsw.limit_in_bytes"), &bytes.to_string());
+            self.memory = set.is_ok().then_some("cgroup v1");
+            self.dirs.push(dir);
+        }
+        if let Some(pids) = limits.pids
+            && let Some(dir) = v1_dir(own, "pids", name)
+        {
+            self.pids =
+                put(&dir.join("pids.max"), &pids.to_string()).is_ok().then_some("cgroup v1");
+            self.dirs.push(dir);
+        }
+    }
+
+    /// Returns the files into which a process writes its id to join.
+    #[must_use]
+    pub fn join_files(&self) -> Vec<PathBuf> {
+        self.dirs.iter().map(|dir| dir.join("cgroup.procs")).collect()
+    }
+
+    /// Returns the resource limits that stand in for the groups that could not be made, as
+    /// arguments of the sandbox's first process, and the list of what is enforced by what.
+    #[must_use]
+    pub fn plan(&self, limits: &Limits) -> (Vec<String>, Vec<Enforced>) {
+        let mut args = Vec::new();
+        let mut enforced = Vec::new();
+        if let Some(bytes) = limits.memory_bytes {
+            let by = self.memory.map_or_else(
+                || {
+                    args.push(format!("as={bytes}"));
+                    "rlimit as, each process".to_owned()
+                },
+                str::to_owned,
+            );
+            enforced.push(Enforced::new("memory_bytes", bytes, by));
+        }
+        if let Some(pids) = limits.pids {
+            let by = self.pids.map_or_else(|| nproc(pids, &mut args), str::to_owned);
+            enforced.push(Enforced::new("pids", pids, by));
+        }
+        if let Some(bytes) = limits.file_bytes {
+            args.push(format!("fsize={bytes}"));
+            enforced.push(Enforced::new("file_bytes", bytes, "rlimit fsize, each file"));
+        }
+        enforced.push(Enforced::new("output_bytes", limits.output_bytes as u64, "tmax-ckpt"));
+        enforced.push(Enforced::new("time", 0, "tmax-ckpt, each command"));
+        (args, enforced)
+    }
+
+    /// Removes the groups, whose processes must be dead.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the kernel still holds one after a second.
+    pub fn remove(&mut self) -> Result<()> {
+        for dir in std::mem::take(&mut self.dirs) {
+            let mut tries = 0;
+            while let Err(error) = std::fs::remove_dir(&dir) {
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    break;
+                }
+                if tries == 100 {
+                    return Err(Error::io(format!("remove {}", dir.display()))(error));
+                }
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        // An empty group left behind costs nothing; there is nobody to tell.
+        let _ = self.remove();
+    }
+}
+
+fn nproc(pids: u64, args: &mut Vec<String>) -> String {
+    if rustix::process::geteuid().is_root() {
+        return "nothing: no writable cgroup, and root has no process limit".into();
+    }
+    args.push(format!("nproc={pids}"));
+    "rlimit nproc, each user namespace".into()
+}
+
+fn v1_dir(own: &str, controller: &str, name: &str) -> Option<PathBuf> {
+    let path = own.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let controllers = parts.next()?;
+        let path = parts.next()?;
+        controllers.split(',').any(|c| c == controller).then_some(path)
+    })?;
+    let dir = Path::new(MOUNT).join(controller).join(path.trim_start_matches('/')).join(name);
+    std::fs::create_dir(&dir).ok()?;
+    Some(dir)
+}
+
+/// Writes to a kernel file, which must exist and is never replaced.
+fn put(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    std::fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
+}

@@ -1,0 +1,382 @@
+//! Real images: containers made and driven through the `podman` command.
+//!
+//! The container has no network unless asked for, no capability beyond podman's default set less
+//! what is dropped here, and limits that podman enforces. Commands go through `podman exec` inside
+//! `timeout`, so images need `bash` and coreutils, as the harness protocol does.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::bwrap::quote;
+use super::error::{Error, Result};
+use super::limits::Enforced;
+use super::{CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox};
+
+/// Where a container's files come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Image {
+    /// A name that podman knows or can pull.
+    Name(String),
+    /// A folder with a `Dockerfile`, built under the given name.
+    Build {
+        /// The folder, which is also the build context.
+        context: std::path::PathBuf,
+        /// The name to give, made from the task's digest, so that it is built once.
+        tag: String,
+    },
+}
+
+/// What a container can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Loopback only.
+    None,
+    /// Podman's default network.
+    Podman,
+}
+
+/// A container to start.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its image.
+    pub image: Image,
+    /// Its network.
+    pub network: Network,
+    /// Its limits.
+    pub limits: Limits,
+    /// Processors, if limited.
+    pub cpus: Option<u32>,
+    /// Variables of every command.
+    pub env: Vec<(String, String)>,
+    /// The folder in which commands run; the image's own if `None`.
+    pub workdir: Option<String>,
+    /// How long building or pulling may take.
+    pub build_timeout: Duration,
+    /// Asked to stop, everything returns [`Error::Interrupted`].
+    pub cancel: CancelFlag,
+}
+
+/// What this machine's podman is and needs.
+#[derive(Debug, Clone)]
+pub struct Host {
+    version: String,
+    /// `--runtime` to pass, if the default one cannot work here.
+    runtime: Option<&'static str>,
+}
+
+impl Host {
+    /// Asks podman what it is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Start`].
+    pub fn probe() -> Result<Self> {
+        let cancel = CancelFlag::default();
+        let format = "{{.Version.Version}} {{.Host.OCIRuntime.Name}} {{.Host.CgroupsVersion}}";
+        let mut command = podman(&["info", "--format", format]);
+        let done = match run(&mut command, Duration::from_secs(30), &cancel, 1 << 16) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Missing { program: "podman" });
+            }
+            other => other?,
+        };
+        if done.exit_code != 0 {
+            return Err(start_error(&done));
+        }
+        let text = done.stdout.text();
+        let mut words = text.split_whitespace();
+        let version = format!("podman {}", words.next().unwrap_or("of unknown version"));
+        // crun refuses hosts that mix both control group versions; runc does not.
+        let mixed = words.next() == Some("crun") && words.next() == Some("v1");
+        let runtime = (mixed && has_runc()).then_some("runc");
+        Ok(Self { version, runtime })
+    }
+
+    /// Returns podman's version.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Returns the runtime that has to be named, if any.
+    #[must_use]
+    pub fn runtime(&self) -> Option<&str> {
+        self.runtime
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = podman(&[]);
+        if let Some(runtime) = self.runtime {
+            command.args(["--runtime", runtime]);
+        }
+        command.args(args);
+        command
+    }
+}
+
+/// A running container.
+#[derive(Debug)]
+pub struct Podman {
+    host: Host,
+    id: String,
+    spec: Spec,
+    report: Report,
+    stopped: bool,
+}
+
+impl Podman {
+    /// Builds or pulls the image if need be and starts a container of it.
+    ///
+    /// # Errors
+    /// [`Error::Start`] with podman's own words.
+    pub fn start(host: &Host, spec: Spec) -> Result<Self> {
+        let image = ensure_image(host, &spec)?;
+        let name = format!("tmax-ckpt-{}-{}", std::process::id(), super::bwrap::serial());
+        let mut command = host.command(&["run", "--detach", "--rm", "--init", "--name", &name]);
+        let mut limits = Vec::new();
+        limit_args(&mut command, &spec, &mut limits);
+        command.args(["--security-opt", "no-new-privileges", "--ulimit", "nofile=20000:20000"]);
+        command.args(["--ulimit", "core=0:0", "--entrypoint", "sleep"]);
+        if spec.network == Network::None {
+            command.args(["--network", "none"]);
+        }
+        if let Some(workdir) = &spec.workdir {
+            command.args(["--workdir", workdir]);
+        }
+        command.args([&image, "infinity"]);
+        let done = run(&mut command, spec.build_timeout, &spec.cancel, 1 << 20)?;
+        if done.exit_code != 0 {
+            return Err(start_error(&done));
+        }
+        let report = report(host, &spec, &image, limits);
+        let mut container = Self { host: host.clone(), id: name, spec, report, stopped: false };
+        container.must("mkdir -p /logs/agent /logs/verifier /logs/artifacts")?;
+        Ok(container)
+    }
+
+    fn must(&mut self, script: &str) -> Result<()> {
+        let done = self.exec(&ExecRequest::new(script, Duration::from_secs(60)))?;
+        if done.exit_code != 0 {
+            return Err(start_error(&done));
+        }
+        Ok(())
+    }
+
+    fn podman_cp(&self, from: &str, to: &str) -> Result<ExecOutput> {
+        let mut command = self.host.command(&["cp", from, to]);
+        run(&mut command, Duration::from_secs(600), &self.spec.cancel, 1 << 16)
+    }
+}
+
+impl Sandbox for Podman {
+    fn exec(&mut self, request: &ExecRequest) -> Result<ExecOutput> {
+        let mut command = self.host.command(&["exec"]);
+        if let Some(cwd) = &request.cwd {
+            command.args(["--workdir", cwd]);
+        }
+        for (name, value) in self.spec.env.iter().chain(&request.env) {
+            command.arg("--env").arg(format!("{name}={value}"));
+        }
+        let secs = format!("{:.3}", request.timeout.as_secs_f64());
+        command.args([&self.id, "timeout", "-k", "2", &secs, "bash", "-c", &request.script]);
+        // `timeout` inside does the work; the margin is for a container that no longer answers.
+        let limit = request.timeout + Duration::from_secs(30);
+        let began = Instant::now();
+        let mut done = run(&mut command, limit, &self.spec.cancel, self.spec.limits.output_bytes)?;
+        if done.exit_code == 125 {
+            return Err(Error::Died { reason: done.stderr.text().trim().to_owned() });
+        }
+        let killed = done.exit_code == 137 && began.elapsed() >= request.timeout;
+        if done.exit_code == 124 || killed {
+            done.timed_out = began.elapsed() >= request.timeout;
+            done.exit_code = 124;
+        }
+        Ok(done)
+    }
+
+    fn copy_in(&mut self, from: &Path, to: &str) -> Result<()> {
+        let parent = to.rsplit_once('/').map_or("/", |(parent, _)| parent);
+        self.must(&format!("rm -rf {0}; mkdir -p {1}", quote(to), quote(&format!("{parent}/"))))?;
+        let source = from.to_string_lossy();
+        let done = self.podman_cp(&source, &format!("{}:{to}", self.id))?;
+        if done.exit_code != 0 {
+            return Err(Error::copy_in(from, done.stderr.text().trim()));
+        }
+        Ok(())
+    }
+
+    fn copy_out(&mut self, from: &str, to: &Path) -> Result<()> {
+        let exists = self
+            .exec(&ExecRequest::new(format!("test -e {}", quote(from)), Duration::from_secs(60)))?;
+        if exists.exit_code != 0 {
+            return Ok(());
+        }
+        if to.is_dir() {
+            // Podman would copy into an existing folder, not over it.
+            std::fs::remove_dir_all(to).map_err(|e| Error::copy_out(to, e))?;
+        }
+        let done = self.podman_cp(&format!("{}:{from}", self.id), &to.to_string_lossy())?;
+        if done.exit_code != 0 {
+            return Err(Error::copy_out(Path::new(from), done.stderr.text().trim()));
+        }
+        Ok(())
+    }
+
+    fn empty_dir(&mut self, path: &str) -> Result<()> {
+        self.must(&format!("rm -rf {0}; mkdir -p {0}; chmod 777 {0}", quote(path)))
+    }
+
+    fn report(&self) -> &Report {
+        &self.report
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if self.stopped {
+            return Ok(());
+        }
+        self.stopped = true;
+        let mut command = self.host.command(&["rm", "--force", "--time", "0", &self.id]);
+        // Must happen even when interrupted.
+        let done = run(&mut command, Duration::from_secs(60), &CancelFlag::default(), 1 << 16)?;
+        if done.exit_code != 0 {
+            return Err(Error::Died { reason: done.stderr.text().trim().to_owned() });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // What cannot be removed was reported by `stop`, or the run is failing anyway.
+        let _ = self.stop();
+    }
+}
+
+fn limit_args(command: &mut Command, spec: &Spec, limits: &mut Vec<Enforced>) {
+    if let Some(bytes) = spec.limits.memory_bytes {
+        command.args(["--memory", &bytes.to_string(), "--memory-swap", &bytes.to_string()]);
+        limits.push(Enforced::new("memory_bytes", bytes, "podman, cgroup"));
+    }
+    if let Some(pids) = spec.limits.pids {
+        command.args(["--pids-limit", &pids.to_string()]);
+        limits.push(Enforced::new("pids", pids, "podman, cgroup"));
+    }
+    if let Some(cpus) = spec.cpus {
+        command.args(["--cpus", &cpus.to_string()]);
+        limits.push(Enforced::new("cpus", cpus.into(), "podman, cgroup"));
+    }
+    if let Some(bytes) = spec.limits.file_bytes {
+        command.args(["--ulimit", &format!("fsize={bytes}:{bytes}")]);
+        limits.push(Enforced::new("file_bytes", bytes, "rlimit fsize, each file"));
+    }
+    limits.push(Enforced::new("output_bytes", spec.limits.output_bytes as u64, "tmax-ckpt"));
+    limits.push(Enforced::new("time", 0, "timeout(1), each command"));
+}
+
+fn ensure_image(host: &Host, spec: &Spec) -> Result<String> {
+    let (context, tag) = match &spec.image {
+        Image::Name(name) => return Ok(name.clone()),
+        Image::Build { context, tag } => (context, tag),
+    };
+    let mut exists = host.command(&["image", "exists", tag]);
+    let done = run(&mut exists, Duration::from_secs(60), &spec.cancel, 1 << 16)?;
+    if done.exit_code == 0 {
+        return Ok(tag.clone());
+    }
+    let mut build = host.command(&["build", "--quiet", "--tag", tag]);
+    build.arg("--file").arg(context.join("Dockerfile")).arg(context);
+    let done = run(&mut build, spec.build_timeout, &spec.cancel, 1 << 20)?;
+    if done.exit_code != 0 {
+        return Err(start_error(&done));
+    }
+    Ok(tag.clone())
+}
+
+fn report(host: &Host, spec: &Spec, image: &str, limits: Vec<Enforced>) -> Report {
+    let runtime = host.runtime.map(|r| format!(" --runtime {r}")).unwrap_or_default();
+    Report {
+        kind: format!("{}{runtime}", host.version),
+        root: format!("image {image}"),
+        network: match spec.network {
+            Network::None => "none (loopback of its own)".into(),
+            Network::Podman => "podman's default network".into(),
+        },
+        limits,
+        notes: vec!["shares the host's kernel".into()],
+    }
+}
+
+fn start_error(done: &ExecOutput) -> Error {
+    let text = done.stderr.text();
+    let tail: Vec<&str> = text.trim().lines().rev().take(3).collect();
+    let reason = tail.into_iter().rev().collect::<Vec<_>>().join("; ");
+    Error::Start { kind: "podman", reason }
+}
+
+fn podman(args: &[&str]) -> Command {
+    let mut command = Command::new("podman");
+    command.args(args);
+    // The token and whatever else is in our environment is none of its business, save what it
+    // needs to find its own files.
+    command.env_remove("HF_TOKEN").env_remove("HUGGING_FACE_HUB_TOKEN");
+    command
+}
+
+fn has_runc() -> bool {
+    Command::new("runc").arg("--version").output().is_ok_and(|out| out.status.success())
+}
+
+/// Runs a program of the host, its output captured, killed at the limit or when cancelled.
+fn run(
+    command: &mut Command,
+    limit: Duration,
+    cancel: &CancelFlag,
+    output_bytes: usize,
+) -> Result<ExecOutput> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(Error::io("run podman"))?;
+    let stdout = collect(child.stdout.take(), output_bytes);
+    let stderr = collect(child.stderr.take(), output_bytes);
+    let (exit_code, timed_out) = wait(&mut child, limit, cancel)?;
+    let join = |thread: std::thread::JoinHandle<Captured>| thread.join().unwrap_or_default();
+    Ok(ExecOutput { stdout: join(stdout), stderr: join(stderr), exit_code, timed_out })
+}
+
+fn wait(child: &mut Child, limit: Duration, cancel: &CancelFlag) -> Result<(i32, bool)> {
+    use std::os::unix::process::ExitStatusExt as _;
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().map_err(Error::io("wait for podman"))? {
+            let signal = status.signal().map(|s| 128 + s);
+            return Ok((status.code().or(signal).unwrap_or(255), false));
+        }
+        let over = Instant::now() >= deadline;
+        if over || cancel.is_cancelled() {
+            let _ = child.kill();
+            let _ = child.wait();
+            return if over { Ok((124, true)) } else { Err(Error::Interrupted) };
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn collect(
+    stream: Option<impl Read + Send + 'static>,
+    limit: usize,
+) -> std::thread::JoinHandle<Captured> {
+    std::thread::spawn(move || {
+        let mut captured = Captured::new(limit);
+        let Some(mut stream) = stream else { return captured };
+        let mut buffer = [0; 1 << 14];
+        // A read error ends the output like its end does; the exit code tells the rest.
+        while let Ok(len @ 1..) = stream.read(&mut buffer) {
+            captured.push(&buffer[..len]);
+        }
+        captured
+    })
+}

@@ -1,0 +1,187 @@
+//! What a sandbox promises, tried from inside one.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tmax_ckpt::sandbox::bwrap::{Bwrap, Host, Spec};
+use tmax_ckpt::sandbox::{CancelFlag, Error, ExecOutput, ExecRequest, Limits, Sandbox};
+
+/// Returns what this machine can do, or says loudly that the test is skipped.
+pub fn host(scratch: &Path) -> Option<Host> {
+    match Host::probe(Path::new(env!("CARGO_BIN_EXE_tmax-ckpt")), scratch) {
+        Ok(host) => Some(host),
+        Err(error) => {
+            eprintln!("SKIPPED: no bwrap sandbox here: {error}");
+            None
+        }
+    }
+}
+
+fn spec(scratch: &Path, name: &str) -> Spec {
+    Spec {
+        scratch: scratch.join(name),
+        limits: Limits { memory_bytes: Some(512 << 20), pids: Some(64), ..Limits::default() },
+        env: vec![("COLOUR".into(), "blue".into())],
+        workdir: "/app".into(),
+        cancel: CancelFlag::default(),
+    }
+}
+
+fn run(sandbox: &mut Bwrap, script: &str) -> ExecOutput {
+    sandbox.exec(&ExecRequest::new(script, Duration::from_secs(20))).expect("the sandbox works")
+}
+
+fn sandbox() -> Option<(tempfile::TempDir, Bwrap)> {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let host = host(dir.path())?;
+    let sandbox = Bwrap::start(&host, spec(dir.path(), "one")).expect("starts");
+    Some((dir, sandbox))
+}
+
+#[test]
+fn commands_have_their_own_folder_variables_and_outputs() {
+    let Some((_dir, mut sandbox)) = sandbox() else { return };
+    let out = run(&mut sandbox, "pwd; echo $COLOUR $HOME; echo oops >&2; exit 3");
+    assert_eq!(out.stdout.text(), "/app\nblue /root\n");
+    assert_eq!(out.stderr.text(), "oops\n");
+    assert_eq!((out.exit_code, out.timed_out), (3, false));
+    let out = run(&mut sandbox, "kill -9 $$");
+    assert_eq!(out.exit_code, 137);
+    // What one command starts, the next one finds.
+    run(&mut sandbox, "sleep 300 >/dev/null 2>&1 & echo $! > /tmp/pid");
+    let out = run(&mut sandbox, "kill -0 $(cat /tmp/pid) && echo alive");
+    assert_eq!(out.stdout.text(), "alive\n");
+    // Process 1 cannot be killed or looked into from inside.
+    run(&mut sandbox, "kill -9 1; kill -9 -1");
+    let out = run(&mut sandbox, "cat /proc/1/environ /proc/1/maps; readlink /proc/1/fd/0");
+    assert_eq!(out.stdout.text().trim(), "");
+    let out = run(&mut sandbox, &"x".repeat(300_000));
+    assert_eq!(out.exit_code, 126, "{}", out.stderr.text());
+}
+
+#[test]
+fn nothing_of_the_host_is_seen_or_changed() {
+    let Some((dir, mut sandbox)) = sandbox() else { return };
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "s").expect("writes");
+    let home = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    for path in [&secret, &home, Path::new("/etc/shadow"), Path::new("/sys/kernel")] {
+        let out = run(&mut sandbox, &format!("ls -d {}", path.display()));
+        assert_ne!(out.exit_code, 0, "{} is seen inside", path.display());
+    }
+    let out = run(&mut sandbox, "ls -A /root /home /tmp /mnt | grep -v : ; env | grep -ci token");
+    assert_eq!(out.stdout.text().trim(), "0");
+    let out = run(&mut sandbox, "grep Cap /proc/self/status | grep -vc 0000000000000000");
+    assert_eq!(out.stdout.text().trim(), "0");
+    for file in ["kernel/core_pattern", "vm/drop_caches", "kernel/modprobe"] {
+        let out = run(&mut sandbox, &format!(": >> /proc/sys/{file}"));
+        assert_ne!(out.exit_code, 0, "{file} can be opened for writing");
+    }
+    assert_ne!(run(&mut sandbox, "unshare -U true").exit_code, 0);
+    run(&mut sandbox, "touch /usr/bin/planted /etc/planted /planted");
+    for path in ["/usr/bin/planted", "/etc/planted", "/planted"] {
+        assert!(!Path::new(path).exists());
+    }
+}
+
+#[test]
+fn the_network_is_out_of_reach_but_loopback_inside_works() {
+    let Some((_dir, mut sandbox)) = sandbox() else { return };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = listener.local_addr().expect("has one").port();
+    let out = run(&mut sandbox, &format!("exec 3<>/dev/tcp/127.0.0.1/{port}"));
+    assert_ne!(out.exit_code, 0);
+    let out = run(&mut sandbox, "exec 3<>/dev/tcp/1.1.1.1/53");
+    assert!(out.stderr.text().contains("unreachable"), "{}", out.stderr.text());
+    let out = run(&mut sandbox, "cat /proc/net/dev | tail -n +3 | cut -d: -f1");
+    assert_eq!(out.stdout.text().trim(), "lo");
+}
+
+#[test]
+fn nothing_outlives_the_sandbox() {
+    let Some((dir, mut sandbox)) = sandbox() else { return };
+    let mark = format!("98765{}", std::process::id());
+    run(&mut sandbox, &format!("setsid nohup sleep {mark} >/dev/null 2>&1 & disown"));
+    assert!(lives(&mark), "the grandchild should run while the sandbox does");
+    sandbox.stop().expect("stops");
+    assert!(!lives(&mark), "the grandchild outlived the sandbox");
+    assert!(!dir.path().join("one").exists());
+}
+
+/// Whether any process of this machine has `mark` as an argument.
+fn lives(mark: &str) -> bool {
+    std::fs::read_dir("/proc").expect("lists").flatten().any(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.split(|b| *b == 0).any(|arg| arg == mark.as_bytes())
+    })
+}
+
+#[test]
+fn limits_hold() {
+    let Some((_dir, mut sandbox)) = sandbox() else { return };
+    let began = Instant::now();
+    let request = ExecRequest::new("echo start; sleep 60", Duration::from_millis(300));
+    let out = sandbox.exec(&request).expect("works");
+    assert_eq!((out.exit_code, out.timed_out, out.stdout.text().as_str()), (124, true, "start\n"));
+    let request = ExecRequest::new("trap '' TERM; sleep 60; sleep 60", Duration::from_millis(100));
+    assert!(sandbox.exec(&request).expect("works").timed_out);
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let request = ExecRequest::new("yes", Duration::from_millis(500));
+    let out = sandbox.exec(&request).expect("works");
+    assert!(out.timed_out);
+    assert!(out.stdout.text().len() < (17 << 20));
+
+    let out = run(&mut sandbox, "head -c 900m /dev/zero | tail > /dev/null; echo ${PIPESTATUS[1]}");
+    assert_ne!(out.stdout.text().trim(), "0", "900 MB fitted into 512 MB");
+    let by = |limit: &str| {
+        let limits = &sandbox.report().limits;
+        limits.iter().find(|l| l.limit == limit).expect("is reported").by.clone()
+    };
+    if by("pids").starts_with("nothing") {
+        eprintln!("SKIPPED: no process limit here: {}", by("pids"));
+        return;
+    }
+    let fork = "for i in $(seq 200); do sleep 5 & done 2>&1 | grep -c -i resource";
+    let out = run(&mut sandbox, fork);
+    assert_ne!(out.stdout.text().trim(), "0", "200 processes fitted into 64");
+}
+
+#[test]
+fn files_go_in_and_out_and_two_sandboxes_share_nothing() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let mut one = Bwrap::start(&host, spec(dir.path(), "one")).expect("starts");
+    let mut two = Bwrap::start(&host, spec(dir.path(), "two")).expect("starts");
+    let source = dir.path().join("source");
+    std::fs::create_dir(&source).expect("makes");
+    std::fs::write(source.join("a.txt"), "a").expect("writes");
+    run(&mut one, "mkdir /tests; touch /tests/planted");
+    one.copy_in(&source, "/tests").expect("copies");
+    assert_eq!(run(&mut one, "ls /tests").stdout.text(), "a.txt\n");
+    assert_ne!(run(&mut two, "ls /tests").exit_code, 0);
+    run(&mut one, "echo out > /logs/verifier/reward.txt; ln -s /etc/shadow /logs/verifier/link");
+    one.copy_out("/logs/verifier", &dir.path().join("out")).expect("copies");
+    let names: Vec<_> = std::fs::read_dir(dir.path().join("out")).expect("lists").collect();
+    assert_eq!(names.len(), 1);
+    one.copy_out("/nowhere", &dir.path().join("none")).expect("is no error");
+    assert!(one.copy_in(&source, "/usr/x").is_err());
+    assert_eq!(run(&mut two, "ps ax | grep -c [s]leep").stdout.text().trim(), "0");
+}
+
+#[test]
+fn a_cancelled_command_stops_at_once() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let spec = spec(dir.path(), "one");
+    let cancel = spec.cancel.clone();
+    let mut sandbox = Bwrap::start(&host, spec).expect("starts");
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        cancel.cancel();
+    });
+    let began = Instant::now();
+    let result = sandbox.exec(&ExecRequest::new("sleep 60", Duration::from_secs(60)));
+    assert!(matches!(result, Err(Error::Interrupted)));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    thread.join().expect("ends");
+}
