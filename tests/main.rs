@@ -6,5 +6,6 @@
 mod checkpoint;
 mod cli;
 mod engine;
+mod mutate;
 mod sandbox;
 mod tidy;

@@ -1,0 +1,337 @@
+#!/usr/bin/env python3
+"""Writes fixtures/broken: hostile and damaged inputs, each with what the program must answer.
+
+Needs only Python's standard library; the same run gives the same bytes. Each case is a folder; a
+case that damages a checkpoint starts from one of two tiny sound ones, written here by hand.
+`expect.json` lists command, exit code and a fragment of the message for each.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import struct
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent / "fixtures" / "broken"
+CASES = []
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "dtype": "bfloat16",
+    "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+    "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+    "tie_word_embeddings": True, "hidden_act": "silu",
+}
+TEXT = {
+    "model_type": "qwen3_5_text", "dtype": "bfloat16", "vocab_size": 16, "hidden_size": 8,
+    "intermediate_size": 8, "num_hidden_layers": 1, "layer_types": ["full_attention"],
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+    "linear_num_key_heads": 1, "linear_num_value_heads": 1, "linear_key_head_dim": 4,
+    "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4, "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True, "mtp_num_hidden_layers": 0,
+}
+VISION = {
+    "model_type": "qwen3_5", "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
+    "in_channels": 3, "patch_size": 2, "temporal_patch_size": 2, "spatial_merge_size": 2,
+    "out_hidden_size": 8, "num_position_embeddings": 4, "deepstack_visual_indexes": [],
+}
+QWEN3_5 = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5",
+    "tie_word_embeddings": True, "text_config": TEXT,
+}
+
+
+def layer(prefix, query_rows):
+    """Names and shapes of one full-attention layer."""
+    return {
+        f"{prefix}input_layernorm.weight": [8],
+        f"{prefix}mlp.down_proj.weight": [8, 8],
+        f"{prefix}mlp.gate_proj.weight": [8, 8],
+        f"{prefix}mlp.up_proj.weight": [8, 8],
+        f"{prefix}post_attention_layernorm.weight": [8],
+        f"{prefix}self_attn.k_norm.weight": [4],
+        f"{prefix}self_attn.k_proj.weight": [4, 8],
+        f"{prefix}self_attn.o_proj.weight": [8, 8],
+        f"{prefix}self_attn.q_norm.weight": [4],
+        f"{prefix}self_attn.q_proj.weight": [query_rows, 8],
+        f"{prefix}self_attn.v_proj.weight": [4, 8],
+    }
+
+
+def qwen3_shapes():
+    return {"model.embed_tokens.weight": [16, 8], **layer("model.layers.0.", 8),
+            "model.norm.weight": [8]}
+
+
+def qwen3_5_shapes():
+    at = "model.language_model."
+    return {f"{at}embed_tokens.weight": [16, 8], **layer(f"{at}layers.0.", 16),
+            f"{at}norm.weight": [8]}
+
+
+def count(shape):
+    n = 1
+    for axis in shape:
+        n *= axis
+    return n
+
+
+def values(name, n):
+    """BF16 values below one, from the name, so that no run differs."""
+    rng = random.Random(name)
+    return b"".join(struct.pack("<H", 0x3C00 + rng.randrange(0x380)) for _ in range(n))
+
+
+def entries(shapes):
+    """Header entries and data, without gaps."""
+    header, data = {}, b""
+    for name in sorted(shapes):
+        part = values(name, count(shapes[name]))
+        header[name] = {"dtype": "BF16", "shape": shapes[name],
+                        "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    return header, data
+
+
+def safetensors(header, data):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def sound(shapes):
+    return safetensors(*entries(shapes))
+
+
+def tokenizer(n=16):
+    vocab = {chr(ord("a") + i) if i < 26 else f"x{i}": i for i in range(n)}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+            "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None,
+                      "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                      "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
+
+
+def case(name, args, exit_code, says, files):
+    """Writes one case; a value of `files` is bytes, text, or something to dump as JSON."""
+    folder = ROOT / name
+    for path, content in files.items():
+        if content is None:
+            continue
+        if not isinstance(content, (bytes, str)):
+            content = json.dumps(content, indent=1) + "\n"
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content if isinstance(content, bytes) else content.encode())
+    CASES.append({"case": name, "args": args, "exit_code": exit_code, "says": says})
+
+
+def checkpoint(name, exit_code, says, *, config=QWEN3, weights=None, extra=None, args=None):
+    """A Qwen3 checkpoint with something replaced."""
+    files = {"config.json": config, "tokenizer.json": tokenizer(),
+             "model.safetensors": sound(qwen3_shapes()) if weights is None else weights}
+    case(name, args or ["verify", "."], exit_code, says, files | (extra or {}))
+
+
+def with_entry(name, **fields):
+    """The sound header with one entry changed."""
+    header, data = entries(qwen3_shapes())
+    header[name] = header[name] | fields
+    return safetensors(header, data)
+
+
+def headers():
+    header, data = entries(qwen3_shapes())
+    norm = "model.norm.weight"
+    whole = sound(qwen3_shapes())
+    checkpoint("header-too-long", 6, "the header claims", weights=struct.pack("<Q", 1 << 40) + whole[8:])
+    checkpoint("header-longer-than-file", 6, "are needed for the header",
+               weights=struct.pack("<Q", len(whole)) + whole[8:])
+    checkpoint("header-cut", 6, "the file ends after", weights=whole[:5])
+    checkpoint("header-not-json", 6, "is not a sound safetensors file",
+               weights=safetensors(b"{nonsense", b""))
+    checkpoint("header-deep", 6, "is not a sound safetensors file",
+               weights=safetensors(b'{"a":' + b"[" * 4096 + b"]" * 4096 + b"}", b""))
+    checkpoint("header-leading-space", 6, "the header must be a JSON object",
+               weights=safetensors(b"  " + json.dumps(header).encode(), data))
+    checkpoint("header-duplicate-key", 6, "occurs twice in the header",
+               weights=safetensors(json.dumps(header)[:-1].encode() + b', "' + norm.encode() + b'": '
+                                   + json.dumps(header[norm]).encode() + b"}", data))
+    checkpoint("data-truncated", 6, "the header describes a file of", weights=whole[:-7])
+    checkpoint("data-trailing", 6, "the header describes a file of", weights=whole + b"\0" * 16)
+    begin, end = header[norm]["data_offsets"]
+    checkpoint("ranges-overlap", 6, "begins at byte",
+               weights=with_entry(norm, data_offsets=[begin - 16, end - 16]))
+    checkpoint("ranges-hole", 6, "begins at byte",
+               weights=safetensors(header | {norm: header[norm] | {
+                   "data_offsets": [begin + 16, end + 16]}}, data + b"\0" * 16))
+    checkpoint("range-backwards", 6, "has the byte range", weights=with_entry(norm, data_offsets=[end, begin]))
+    checkpoint("shape-negative", 6, "is not a sound safetensors file", weights=with_entry(norm, shape=[-8]))
+    checkpoint("shape-overflow", 6, "not its own size",
+               weights=with_entry(norm, shape=[1 << 32, 1 << 32, 8]))
+    checkpoint("dtype-unknown", 6, "has the unknown dtype", weights=with_entry(norm, dtype="BF17"))
+    for label, name in (("name-climbs", "../../../etc/passwd"), ("name-escape-codes", "a\u001b[2Jb"),
+                        ("name-reversed", "model.\u202enorm")):
+        checkpoint(label, 6, "a tensor has a forbidden name",
+                   weights=safetensors({name: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}, b""))
+
+
+def indexes():
+    shapes = qwen3_shapes()
+    names = sorted(shapes)
+    first = {n: shapes[n] for n in names[:7]}
+    second = {n: shapes[n] for n in names[7:]}
+    one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    good = {n: one for n in first} | {n: two for n in second}
+
+    def sharded(label, says, weight_map, files=None, raw=None):
+        index = raw or {"metadata": {"total_size": 1}, "weight_map": weight_map}
+        checkpoint(label, 6, says, extra={
+            "model.safetensors": None, "model.safetensors.index.json": index,
+            **({one: sound(first), two: sound(second)} if files is None else files)})
+
+    sharded("index-climbs", "is not a plain .safetensors file name",
+            good | {names[0]: "../../outside.safetensors"})
+    sharded("index-absolute", "is not a plain .safetensors file name",
+            good | {names[0]: "/etc/model.safetensors"})
+    sharded("index-absent-shard", "is missing", good, {one: sound(first)})
+    sharded("index-wrong-shard", "which does not hold it", good | {names[0]: two})
+    sharded("index-forgets", "which the index does not say",
+            {n: f for n, f in good.items() if n != names[0]})
+    sharded("index-empty", "its weight_map is empty", {})
+    sharded("index-not-json", "does not describe its shards", None, raw="[")
+    sharded("index-duplicate", "is mapped twice", None,
+            raw='{"weight_map": {"a": "%s", "a": "%s"}}' % (one, two))
+    sharded("shard-truncated", "the header describes a file of", good,
+            {one: sound(first), two: sound(second)[:-2]})
+
+
+def configs():
+    checkpoint("config-not-json", 6, "config.json is not a JSON object", config="{\n")
+    checkpoint("config-array", 6, "config.json is not a JSON object", config=[QWEN3])
+    checkpoint("config-deep", 6, "config.json is not a JSON object",
+               config='{"a":' + "[" * 5000 + "]" * 5000 + "}")
+    checkpoint("config-absurd", 6, "`num_hidden_layers`", config=QWEN3 | {"num_hidden_layers": 10**18})
+    checkpoint("config-zero-heads", 6, "`num_key_value_heads`", config=QWEN3 | {"num_key_value_heads": 0})
+    checkpoint("config-huge-vocab", 6, "`vocab_size`", config=QWEN3 | {"vocab_size": 1 << 62})
+    checkpoint("architecture-unknown", 6, "architecture `LlamaForCausalLM` is not supported",
+               config=QWEN3 | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
+    checkpoint("architecture-escape-codes", 6, "is not supported",
+               config=QWEN3 | {"architectures": ["\u001b]0;owned\u0007"], "model_type": "x"})
+    case("config-missing", ["verify", "."], 6, "has no config.json",
+         {"model.safetensors": sound(qwen3_shapes())})
+    case("weights-missing", ["verify", "."], 6, "has neither", {"config.json": QWEN3})
+    case("nothing", ["verify", "."], 6, "has no config.json", {"readme.txt": "nothing here\n"})
+
+
+def contents():
+    shapes = qwen3_shapes()
+    k_proj = "model.layers.0.self_attn.k_proj.weight"
+    without = {n: s for n, s in shapes.items() if n != k_proj}
+    checkpoint("k-proj-missing", 1, k_proj, weights=sound(without))
+    checkpoint("k-proj-wrong-shape", 1, k_proj, weights=sound(shapes | {k_proj: [8, 8]}))
+    checkpoint("tensor-unknown", 1, "model.layers.0.self_attn.z_proj.weight",
+               weights=sound(shapes | {"model.layers.0.self_attn.z_proj.weight": [2]}))
+    header, data = entries(shapes)
+    begin = header[k_proj]["data_offsets"][0]
+    nan = data[:begin] + struct.pack("<H", 0x7FC0) + data[begin + 2:]
+    checkpoint("value-nan", 1, "NaN", weights=safetensors(header, nan), args=["verify", "--finite", "."])
+    inf = data[:begin] + struct.pack("<H", 0xFF80) + data[begin + 2:]
+    checkpoint("value-infinite", 1, "inf", weights=safetensors(header, inf),
+               args=["verify", "--finite", "."])
+    checkpoint("vocab-too-large", 1, "tokenizer", extra={"tokenizer.json": tokenizer(24)})
+    checkpoint("tokenizer-broken", 1, "tokenizer", extra={"tokenizer.json": '{"model": {"vocab": '})
+    five = sound(qwen3_5_shapes())
+    checkpoint("mtp-declared-but-absent", 0, "MTP", weights=five,
+               config=QWEN3_5 | {"text_config": TEXT | {"mtp_num_hidden_layers": 1}})
+    checkpoint("vision-declared-but-absent", 1, "vision", weights=five,
+               config=QWEN3_5 | {"vision_config": VISION})
+
+
+def sums():
+    whole = sound(qwen3_shapes())
+    wrong = "0" * 64 + "  model.safetensors\n"
+    checkpoint("sums-mismatch", 1, "does not match", extra={"SHA256SUMS": wrong})
+    checkpoint("sums-climbs", 6, "SHA256SUMS", extra={"SHA256SUMS": "0" * 64 + "  ../../etc/passwd\n"})
+    checkpoint("sums-nonsense", 6, "SHA256SUMS", extra={"SHA256SUMS": "what is this\n"})
+    checkpoint("sums-absent-file", 1, "model-2.safetensors", extra={
+        "SHA256SUMS": hashlib.sha256(whole).hexdigest() + "  model.safetensors\n"
+        + "0" * 64 + "  model-2.safetensors\n"})
+
+
+def gguf_string(text):
+    raw = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def ggufs():
+    magic = b"GGUF" + struct.pack("<I", 3)
+
+    def bad(label, says, content):
+        case(label, ["inspect", "model.gguf"], 6, says, {"model.gguf": content})
+
+    bad("gguf-magic", "model.gguf", b"GGML" + b"\0" * 40)
+    bad("gguf-version", "model.gguf", b"GGUF" + struct.pack("<IQQ", 99, 0, 0))
+    bad("gguf-cut", "model.gguf", magic + b"\0\0")
+    bad("gguf-counts", "model.gguf", magic + struct.pack("<QQ", 1 << 60, 1 << 60))
+    bad("gguf-string-length", "model.gguf", magic + struct.pack("<QQ", 0, 1) + struct.pack("<Q", 1 << 62))
+    bad("gguf-array-of-arrays", "model.gguf", magic + struct.pack("<QQ", 0, 1) + gguf_string("a")
+        + struct.pack("<I", 9) + (struct.pack("<IQ", 9, 1) * 2000))
+    bad("gguf-tensor-overflow", "model.gguf", magic + struct.pack("<QQ", 1, 0) + gguf_string("t")
+        + struct.pack("<I", 4) + struct.pack("<QQQQ", 1 << 62, 1 << 62, 2, 2)
+        + struct.pack("<IQ", 0, 0))
+    bad("gguf-tensor-outside", "model.gguf", magic + struct.pack("<QQ", 1, 0) + gguf_string("t")
+        + struct.pack("<I", 1) + struct.pack("<Q", 4) + struct.pack("<IQ", 0, 1 << 40))
+
+
+def settings():
+    args = ["config", "show"]
+    case("settings-unknown-key", args, 2, "has the unknown key `cach-dir`",
+         {"tmax-ckpt.toml": 'cach-dir = "x"\n'})
+    case("settings-wrong-type", args, 2, "`jobs` must be", {"tmax-ckpt.toml": 'jobs = "many"\n'})
+    case("settings-not-toml", args, 2, "is not a valid configuration file",
+         {"tmax-ckpt.toml": "jobs = = 1\n"})
+    case("settings-endpoint", args, 2, "is not an http:// or https:// address",
+         {"tmax-ckpt.toml": 'endpoint = "file:///etc/passwd"\n'})
+
+
+TASK = """schema_version = "1.4"
+[task]
+name = "local/trap"
+[verifier]
+timeout_sec = 10.0
+[agent]
+timeout_sec = 10.0
+"""
+
+
+def task(label, exit_code, says, files, toml=TASK):
+    """One task folder; the oracle agent is run on it."""
+    base = {"tasks/trap/task.toml": toml, "tasks/trap/instruction.md": "Do nothing.\n",
+            "tasks/trap/environment/Dockerfile": "FROM debian:bookworm-slim\n",
+            "tasks/trap/solution/solve.sh": "#!/bin/bash\ntrue\n",
+            "tasks/trap/tests/test.sh": "#!/bin/bash\necho 1 > /logs/verifier/reward.txt\n"}
+    case(label, ["score", "--agent", "oracle", "--tasks", "tasks", "--out", "{scratch}"],
+         exit_code, says, base | files)
+
+
+def tasks():
+    task("task-toml-broken", 6, "task.toml", {}, toml="[task\n")
+    task("task-timeout-negative", 6, "timeout", {}, toml=TASK.replace("10.0", "-1.0"))
+    task("task-timeout-nan", 6, "timeout", {}, toml=TASK.replace("10.0", "nan"))
+    task("task-tests-missing", 6, "test.sh", {"tasks/trap/tests/test.sh": None})
+    task("task-instruction-missing", 6, "instruction.md", {"tasks/trap/instruction.md": None})
+
+
+def main():
+    shutil.rmtree(ROOT, ignore_errors=True)
+    for make in (headers, indexes, configs, contents, sums, ggufs, settings):
+        make()
+    (ROOT / "expect.json").write_text(json.dumps(CASES, indent=1) + "\n")
+    size = sum(p.stat().st_size for p in ROOT.rglob("*") if p.is_file())
+    print(f"{len(CASES)} cases, {size} bytes")
+
+
+if __name__ == "__main__":
+    main()
