@@ -6,6 +6,7 @@
 mod checkpoint;
 mod cli;
 mod engine;
+mod engine_chat;
 mod mutate;
 mod sandbox;
 mod tidy;

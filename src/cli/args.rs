@@ -8,7 +8,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{completions, config, doctor, man};
+use super::{completions, config, doctor, logprobs, man};
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -65,6 +65,8 @@ pub struct Cli {
 /// The commands, in the order of the help.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print the log-probabilities of given tokens
+    Logprobs(logprobs::Args),
     /// Show every setting and where it came from
     Config(config::Args),
     /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them

@@ -11,6 +11,7 @@ pub mod config;
 pub mod context;
 pub mod doctor;
 pub mod failure;
+pub mod logprobs;
 pub mod man;
 pub mod outcome;
 pub mod reference;
@@ -60,6 +61,7 @@ fn run(argv: Vec<OsString>) -> u8 {
 
 fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
     match command {
+        Command::Logprobs(args) => logprobs::run(args, ctx),
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),

@@ -3,12 +3,12 @@
 //! The words are OpenAI's chat completions, because harness, templates and endpoints speak them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Diagnose, Kind};
+use crate::progress::Cancel;
 
 /// Something that answers a conversation.
 pub trait ChatModel: Send + Sync {
@@ -41,20 +41,26 @@ pub struct ChatRequest {
     pub cancel: CancelFlag,
 }
 
-/// A flag that several threads share; once set it stays set.
+/// Asks everything that holds it to stop; once set it stays set.
 #[derive(Debug, Clone, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
+pub struct CancelFlag(Cancel);
+
+impl From<Cancel> for CancelFlag {
+    fn from(flag: Cancel) -> Self {
+        Self(flag)
+    }
+}
 
 impl CancelFlag {
     /// Asks everything that holds the flag to stop.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set();
     }
 
     /// Says whether somebody asked.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_set()
     }
 }
 

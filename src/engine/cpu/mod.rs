@@ -14,3 +14,4 @@ mod quantised;
 mod simd;
 
 pub use backend::{CpuBackend, CpuCache};
+pub use math::log_sum_exp;

@@ -1,0 +1,104 @@
+//! `logprobs`: the log-probabilities of given tokens, by which engines and exports are compared.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::failure::Failure;
+use super::outcome::Outcome;
+use super::resolve::resolve_one;
+use crate::checkpoint::Checkpoint;
+use crate::engine::backend::WeightPrecision;
+use crate::engine::device::DeviceChoice;
+use crate::engine::local::{load_model, load_tokens};
+use crate::engine::logprobs::logprobs;
+use crate::engine::tokens::check_ids;
+use crate::error::Result;
+use crate::fsio;
+
+/// Largest file of token ids accepted.
+const IDS_BYTES_MAX: u64 = 64 << 20;
+
+/// Print the log-probabilities of given tokens
+///
+/// One JSON document: ids, the natural log-probability of every id but the first given all before
+/// it (f32), and their sum. Weights keep their exact values and everything is computed in f32, so
+/// the numbers are a fingerprint: compare them with another engine's, or with an export's.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A folder, or owner/name@revision from the cache
+    #[arg(value_name = "CKPT")]
+    checkpoint: String,
+    #[command(flatten)]
+    input: Input,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
+    /// Compute with weights of eight bits, as llama.cpp does with a Q8_0 file
+    #[arg(long)]
+    q8_0: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// Token ids: whole numbers, separated by spaces, commas or lines, or a JSON array
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    token_ids: Option<PathBuf>,
+    /// A text, for the checkpoint's tokenizer; special tokens are read as such
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The checkpoint, the ids or the device cannot be used.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let device: DeviceChoice = args.device.parse()?;
+    device.resolve()?;
+    let checkpoint = Checkpoint::open(&resolve_one(&args.checkpoint, ctx)?.path)?;
+    let ids = match (&args.input.token_ids, &args.input.text) {
+        (Some(path), _) => read_ids(path)?,
+        (None, text) => load_tokens(&checkpoint)?.0.encode(text.as_deref().unwrap_or_default())?,
+    };
+    check_ids(&ids, checkpoint.config.text.vocab_size)?;
+    if ids.len() < 2 {
+        return Err(usage(format!("{} tokens predict nothing", ids.len())));
+    }
+    let precision = if args.q8_0 { WeightPrecision::Q8_0 } else { WeightPrecision::Exact };
+    let model = load_model(&checkpoint, device, precision)?;
+    let values = logprobs(&model, &ids);
+    let sum: f64 = values.iter().map(|value| f64::from(*value)).sum();
+    // f32 as the shortest decimal that reads back as the same f32.
+    let shown: Vec<Value> = values.iter().map(|value| shortest(*value)).collect();
+    let document = json!({
+        "weights": if args.q8_0 { "q8_0" } else { "exact" },
+        "ids": ids, "logprobs": shown, "sum": sum,
+    });
+    let outcome = Outcome::new("logprobs", &document);
+    let text = Value::Object(outcome.document().clone()).to_string();
+    Ok(outcome.human(text).quiet(sum.to_string()))
+}
+
+fn shortest(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+fn read_ids(path: &Path) -> Result<Vec<u32>> {
+    let bytes = fsio::read_capped(path, IDS_BYTES_MAX)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
+    let words = text.split(separators).filter(|word| !word.is_empty());
+    let read = |word: &str| {
+        let shown = crate::name::escape(&word.chars().take(20).collect::<String>());
+        word.parse().map_err(|_| usage(format!("{}: `{shown}` is no token id", path.display())))
+    };
+    words.map(read).collect()
+}
+
+fn usage(message: String) -> crate::error::Error {
+    let help = "give at least two token ids, such as 785 3838 315";
+    Failure::Usage(message, vec![help.into()]).into()
+}
