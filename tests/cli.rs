@@ -42,7 +42,7 @@ fn a_mistyped_flag_gets_a_suggestion() {
     --- stderr
     error: unexpected argument '--offlin' found
 
-      tip: a similar argument exists: '--offline'
+      help: a similar argument exists: '--offline'
 
     Usage: tmax-ckpt --offline <COMMAND>
 

@@ -164,6 +164,14 @@ impl Context {
         variable(name)
     }
 
+    /// Returns the path of this program, which is also the first process of each sandbox.
+    ///
+    /// # Errors
+    /// The system cannot tell.
+    pub fn program(&self) -> std::io::Result<PathBuf> {
+        std::env::current_exe()
+    }
+
     /// Returns the user's home folder.
     #[must_use]
     pub fn home(&self) -> PathBuf {

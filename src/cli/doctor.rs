@@ -11,6 +11,7 @@ use super::outcome::Outcome;
 use super::render::{BAD, GOOD, WARN, paint};
 use super::settings::Origin;
 use crate::error::Result;
+use crate::sandbox::check::{self, Level};
 use crate::{fsio, units};
 
 /// How long the Hub may take to answer.
@@ -64,7 +65,8 @@ impl Check {
 /// # Errors
 /// None; what does not work is part of the answer.
 pub fn run(_: Args, ctx: &Context) -> Result<Outcome> {
-    let checks = vec![hub(ctx), cache(ctx.cache_dir()), token(ctx), gpu()];
+    let mut checks = vec![hub(ctx), cache(ctx.cache_dir()), token(ctx), gpu()];
+    checks.extend(sandboxes(ctx));
     let mut human = String::new();
     for check in &checks {
         let (style, word) = match check.status {
@@ -163,6 +165,31 @@ fn gpu() -> Check {
         Err(_) => Check::new("gpu", Status::Warn, "no CUDA driver found; scoring runs on the CPU")
             .help("for larger models, point `--endpoint-url` at a vLLM or SGLang server"),
     }
+}
+
+/// Asks both sandboxes; podman is only needed by who asks for it.
+fn sandboxes(ctx: &Context) -> Vec<Check> {
+    let bwrap = match (ctx.program(), tempfile::tempdir()) {
+        (Ok(program), Ok(scratch)) => convert(check::bwrap(&program, scratch.path())),
+        (Err(error), _) | (_, Err(error)) => {
+            Check::new("bwrap", Status::Fail, error.to_string()).help("check the temporary folder")
+        }
+    };
+    let mut podman = convert(check::podman());
+    if podman.status == Status::Fail {
+        podman.status = Status::Warn;
+        podman.found += "; only `--sandbox podman` needs it";
+    }
+    vec![bwrap, podman]
+}
+
+fn convert(check: check::Check) -> Check {
+    let status = match check.level {
+        Level::Ok => Status::Ok,
+        Level::Warn => Status::Warn,
+        Level::Fail => Status::Fail,
+    };
+    Check { name: check.name, status, found: check.detail, help: check.help }
 }
 
 #[cfg(test)]

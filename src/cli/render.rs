@@ -118,7 +118,8 @@ pub fn usage(error: &clap::Error, as_json: bool) -> u8 {
         let help = vec!["`tmax-ckpt --help` lists the commands and flags".to_owned()];
         stderr_text(&error_json(Kind::Usage, "usage", message, &[], &help));
     } else {
-        stderr_text(&error.render().ansi().to_string());
+        // One word for advice everywhere.
+        stderr_text(&error.render().ansi().to_string().replace("tip:", "help:"));
     }
     Kind::Usage.exit_code()
 }
