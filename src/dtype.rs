@@ -63,6 +63,17 @@ impl Dtype {
         }
     }
 
+    /// Returns the name used in `config.json`, for the types that it names.
+    #[must_use]
+    pub fn torch_name(self) -> Option<&'static str> {
+        match self {
+            Self::Bf16 => Some("bfloat16"),
+            Self::F16 => Some("float16"),
+            Self::F32 => Some("float32"),
+            _ => None,
+        }
+    }
+
     /// Returns the name used in a safetensors header.
     #[must_use]
     pub fn safetensors_name(self) -> &'static str {

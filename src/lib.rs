@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error;
 pub mod fsio;
 pub mod name;
+pub mod ops;
 pub mod progress;
 pub mod safetensors;
 pub mod sandbox;

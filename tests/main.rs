@@ -5,8 +5,10 @@
 
 mod checkpoint;
 mod cli;
+mod diff;
 mod engine;
 mod engine_chat;
 mod mutate;
 mod sandbox;
+mod strip;
 mod tidy;

@@ -8,7 +8,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{completions, config, doctor, logprobs, man};
+use super::{completions, config, diff, doctor, export, inspect, logprobs, man, strip, verify};
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -67,6 +67,17 @@ pub struct Cli {
 pub enum Command {
     /// Print the log-probabilities of given tokens
     Logprobs(logprobs::Args),
+    /// Check a checkpoint: hashes, headers, every expected tensor, config, tokenizer
+    Verify(verify::Args),
+    /// Show what a checkpoint holds: config, tensors by part, files, licence
+    #[command(visible_alias = "show")]
+    Inspect(inspect::Args),
+    /// Compare two checkpoints tensor by tensor: names, types, shapes, values
+    Diff(diff::Args),
+    /// Drop vision and orphaned MTP tensors; fix names, config and index
+    Strip(strip::Args),
+    /// Write a checkpoint in another form
+    Export(export::Args),
     /// Show every setting and where it came from
     Config(config::Args),
     /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them

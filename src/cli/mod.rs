@@ -9,8 +9,11 @@ pub mod bars;
 pub mod completions;
 pub mod config;
 pub mod context;
+pub mod diff;
 pub mod doctor;
+pub mod export;
 pub mod failure;
+pub mod inspect;
 pub mod logprobs;
 pub mod man;
 pub mod outcome;
@@ -19,6 +22,8 @@ pub mod render;
 pub mod resolve;
 pub mod settings;
 pub mod signals;
+pub mod strip;
+pub mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -62,6 +67,11 @@ fn run(argv: Vec<OsString>) -> u8 {
 fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
     match command {
         Command::Logprobs(args) => logprobs::run(args, ctx),
+        Command::Export(args) => export::run(args, ctx),
+        Command::Diff(args) => diff::run(args, ctx),
+        Command::Inspect(args) => inspect::run(args, ctx),
+        Command::Strip(args) => strip::run(args, ctx),
+        Command::Verify(args) => verify::run(args, ctx),
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),

@@ -1,0 +1,120 @@
+//! `diff`: two checkpoints, tensor by tensor.
+
+use std::path::Path;
+
+use clap::ValueHint;
+use serde_json::json;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::render::{DIM, paint};
+use super::resolve;
+use crate::checkpoint::{CONFIG_FILE, TensorSet, read_config};
+use crate::error::Result;
+use crate::ops::diff::{Diff, LayerDiff, diff};
+
+/// Compare two checkpoints tensor by tensor: names, types, shapes, values
+///
+/// Tensors are matched by what they are, whatever layout either checkpoint has. Exit code 1 says
+/// that there are differences.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The first checkpoint or safetensors file
+    #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
+    a: String,
+    /// The second one
+    #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
+    b: String,
+    /// Show this many changed tensors, the most changed first
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A checkpoint is not found or unsound.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let first = resolve::resolve_one(&args.a, ctx)?;
+    let second = resolve::resolve_one(&args.b, ctx)?;
+    let (a, b) = (open(&first.path)?, open(&second.path)?);
+    let found = diff(&a, &b, &*ctx.progress());
+    let document = json!({
+        "a": first.label, "b": second.label, "equal": found.is_empty(), "diff": found,
+    });
+    let quiet = if found.is_empty() { "equal" } else { "different" };
+    let outcome = Outcome::new("diff", &document).human(human(&found, args.top)).quiet(quiet);
+    Ok(if found.is_empty() { outcome } else { outcome.negative() })
+}
+
+/// Opens tensors; layers are known where a config of a supported architecture is.
+fn open(path: &Path) -> Result<TensorSet> {
+    let mut set = TensorSet::open(path)?;
+    if path.join(CONFIG_FILE).exists()
+        && let Ok(config) = read_config(path)
+    {
+        set.apply_rules(config.architecture);
+    }
+    Ok(set)
+}
+
+fn human(found: &Diff, top: usize) -> String {
+    let common = found.identical + found.changed.len() + found.reshaped.len();
+    let mut text = format!(
+        "{common} tensors in both: {} identical, {} changed, {} reshaped; {} added, {} removed\n",
+        found.identical,
+        found.changed.len(),
+        found.reshaped.len(),
+        found.added.len(),
+        found.removed.len()
+    );
+    for tensor in &found.reshaped {
+        text += &format!("  {}  {:?} ≠ {:?}\n", tensor.name, tensor.shape_a, tensor.shape_b);
+    }
+    for (mark, names) in [("+", &found.added), ("-", &found.removed)] {
+        for name in names.iter().take(top) {
+            text += &format!("  {mark} {name}\n");
+        }
+        if names.len() > top {
+            text += &format!("  {mark} … {} more\n", names.len() - top);
+        }
+    }
+    if found.changed.is_empty() {
+        return text;
+    }
+    let width = found.changed.iter().take(top).map(|t| t.name.len()).max().unwrap_or(0).max(6);
+    let head =
+        format!("{:<width$}  {:>8}  {:>8}  {:>12}", "tensor", "rel-l2", "max-abs", "bits changed");
+    text += &format!("\n{}\n", paint(DIM, head));
+    for tensor in found.changed.iter().take(top) {
+        let number = |value: Option<f64>| value.map_or("–".into(), |v| format!("{v:.1e}"));
+        let share = 100.0 * tensor.changed as f64 / tensor.elements.max(1) as f64;
+        let types = if tensor.dtype_a == tensor.dtype_b {
+            String::new()
+        } else {
+            format!("  {} → {}", tensor.dtype_a, tensor.dtype_b)
+        };
+        text += &format!(
+            "{:<width$}  {:>8}  {:>8}  {share:>11.1}%{types}\n",
+            tensor.name,
+            number(tensor.rel_l2),
+            number(tensor.max_abs)
+        );
+    }
+    if found.layers.len() > 1 {
+        let last = found.layers.len() - 1;
+        text += &format!("by layer  0 {} {last}\n", sparkline(&found.layers));
+    }
+    text
+}
+
+/// One block a layer, as high as its relative difference.
+fn sparkline(layers: &[LayerDiff]) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = layers.iter().map(|l| l.rel_l2).filter(|v| v.is_finite()).fold(0.0, f64::max);
+    let block = |value: f64| match value / most {
+        share if share.is_finite() => BLOCKS[(share * 7.0).round() as usize],
+        _ => BLOCKS[0],
+    };
+    layers.iter().map(|layer| block(layer.rel_l2)).collect()
+}

@@ -1,0 +1,118 @@
+//! `export`: the group of formats, and `export safetensors`.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum, ValueHint};
+use serde_json::json;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::{resolve, strip};
+use crate::checkpoint::Checkpoint;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::ops::pack::MAX_SHARD_BYTES;
+use crate::ops::reshard::{self, Options};
+use crate::units;
+
+/// Write a checkpoint in another form
+///
+/// `export --format gguf CKPT` is the same as `export gguf CKPT`.
+#[derive(Debug, clap::Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Args {
+    /// The format
+    #[command(subcommand)]
+    format: Format,
+}
+
+/// The formats.
+#[derive(Debug, Subcommand)]
+enum Format {
+    /// Re-shard or cast safetensors, with a fresh index and reproducible bytes
+    Safetensors(SafetensorsArgs),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the format.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    match args.format {
+        Format::Safetensors(args) => safetensors(args, ctx),
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct SafetensorsArgs {
+    /// The checkpoint: a path, owner/name@revision, or hf://owner/name@revision
+    #[arg(value_name = "CKPT", value_hint = ValueHint::AnyPath)]
+    checkpoint: String,
+    /// The folder to write
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    output: PathBuf,
+    /// Start a new file above this size of data (50GB when not given)
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    max_shard_size: Option<u64>,
+    /// Cast floating tensors, rounding to nearest even
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+    /// Print what would be written, write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// The types to cast to, as vLLM spells them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DtypeArg {
+    /// Eight bits of exponent, seven of mantissa
+    #[value(alias = "bf16")]
+    Bfloat16,
+    /// Five bits of exponent, ten of mantissa; refused where values do not fit
+    #[value(alias = "f16")]
+    Float16,
+    /// Exact
+    #[value(alias = "f32")]
+    Float32,
+}
+
+impl DtypeArg {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::Bfloat16 => Dtype::Bf16,
+            Self::Float16 => Dtype::F16,
+            Self::Float32 => Dtype::F32,
+        }
+    }
+}
+
+fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
+    let local = resolve::resolve_one(&args.checkpoint, ctx)?;
+    let checkpoint = Checkpoint::open(&local.path)?;
+    let options = Options {
+        max_shard_bytes: args.max_shard_size.unwrap_or(MAX_SHARD_BYTES),
+        dtype: args.dtype.map(DtypeArg::dtype),
+    };
+    let plan = reshard::plan(&checkpoint, &args.output, &options)?;
+    plan.assembly.check_output()?;
+    let proofs = if args.dry_run {
+        Vec::new()
+    } else {
+        plan.assembly.run(checkpoint.set(), "export", &*ctx.progress())?
+    };
+    let document = json!({
+        "checkpoint": local.label, "format": "safetensors", "output": args.output,
+        "dry_run": args.dry_run, "files": strip::files_json(&plan.assembly),
+        "total_bytes": plan.assembly.len_bytes(), "casts": plan.casts,
+        "left_out": plan.left_out, "tensors": proofs,
+    });
+    let mut text = strip::written(&plan.assembly, args.dry_run)?;
+    if plan.casts > 0 {
+        text += &format!("  cast     {}\n", units::plural(plan.casts as u64, "tensor"));
+    }
+    if !plan.left_out.is_empty() {
+        text += &format!("  left out {}\n", plan.left_out.join(", "));
+    }
+    let quiet = args.output.display().to_string();
+    Ok(Outcome::new("export", &document).human(text).quiet(quiet))
+}

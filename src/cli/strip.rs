@@ -1,0 +1,150 @@
+//! `strip`: the language model alone.
+
+use std::path::PathBuf;
+
+use clap::{ValueEnum, ValueHint};
+use serde_json::json;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::resolve;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::fsio;
+use crate::ops::assemble::Assembly;
+use crate::ops::pack::MAX_SHARD_BYTES;
+use crate::ops::strip::{self, Layout, Mtp, Options, Plan, Reason};
+use crate::units;
+
+/// Drop vision and orphaned MTP tensors; fix names, config and index
+///
+/// Never changes a weight: bytes are copied, read back and compared. A killed run leaves nothing
+/// under the final name, and the same command goes on from there.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The checkpoint: a path, owner/name@revision, or hf://owner/name@revision
+    #[arg(value_name = "CKPT", value_hint = ValueHint::AnyPath)]
+    checkpoint: String,
+    /// The folder to write
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    output: PathBuf,
+    /// Names and config of the output
+    #[arg(long, value_enum, default_value_t = LayoutArg::Composite)]
+    layout: LayoutArg,
+    /// Drop a whole MTP head too
+    #[arg(long)]
+    no_mtp: bool,
+    /// Start a new file above this size of data
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    max_shard_size: Option<u64>,
+    /// Print what would be written, write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// The layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayoutArg {
+    /// What vLLM 0.19.1 serves with --language-model-only
+    Composite,
+    /// Qwen3_5ForCausalLM: what transformers and llama.cpp want
+    Text,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The checkpoint is not found, unsound or incomplete; the output exists; a failed write.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let local = resolve::resolve_one(&args.checkpoint, ctx)?;
+    let checkpoint = Checkpoint::open(&local.path)?;
+    let options = Options {
+        layout: match args.layout {
+            LayoutArg::Composite => Layout::Composite,
+            LayoutArg::Text => Layout::Text,
+        },
+        mtp: if args.no_mtp { Mtp::Drop } else { Mtp::Keep },
+        max_shard_bytes: args.max_shard_size.unwrap_or(MAX_SHARD_BYTES),
+    };
+    let plan = strip::plan(&checkpoint, &args.output, &options)?;
+    plan.assembly.check_output()?;
+    let proofs = if args.dry_run {
+        Vec::new()
+    } else {
+        plan.assembly.run(checkpoint.set(), "strip", &*ctx.progress())?
+    };
+    let dropped: Vec<_> = plan
+        .dropped
+        .iter()
+        .map(|(reason, tensor)| {
+            json!({"name": tensor.stored.as_str(), "reason": reason_word(*reason),
+                "len_bytes": tensor.len_bytes()})
+        })
+        .collect();
+    let document = json!({
+        "checkpoint": local.label, "output": args.output, "dry_run": args.dry_run,
+        "files": files_json(&plan.assembly), "total_bytes": plan.assembly.len_bytes(),
+        "dropped": dropped, "renamed": plan.renamed, "config_changes": plan.config_changes,
+        "left_out": plan.left_out, "tensors": proofs,
+    });
+    let text = human(&plan, args.dry_run)?;
+    let quiet = args.output.display().to_string();
+    Ok(Outcome::new("strip", &document).human(text).quiet(quiet))
+}
+
+fn reason_word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Vision => "vision",
+        Reason::Mtp => "mtp",
+        Reason::DuplicateHead => "duplicate_head",
+    }
+}
+
+fn human(plan: &Plan, dry_run: bool) -> Result<String> {
+    let mut text = written(&plan.assembly, dry_run)?;
+    for reason in [Reason::Vision, Reason::Mtp, Reason::DuplicateHead] {
+        let of: Vec<_> = plan.dropped.iter().filter(|(why, _)| *why == reason).collect();
+        if !of.is_empty() {
+            let bytes = units::bytes(of.iter().map(|(_, t)| t.len_bytes()).sum());
+            let tensors = units::plural(of.len() as u64, "tensor");
+            let word = reason_word(reason).replace('_', " ");
+            text += &format!("  dropped  {word}: {tensors}, {bytes}\n");
+        }
+    }
+    if plan.renamed > 0 {
+        text += &format!("  renamed  {}\n", units::plural(plan.renamed as u64, "tensor"));
+    }
+    for change in &plan.config_changes {
+        text += &format!("  config   {change}\n");
+    }
+    if !plan.left_out.is_empty() {
+        text += &format!("  left out {}\n", plan.left_out.join(", "));
+    }
+    Ok(text)
+}
+
+/// Says what is or would be written: the head of the text of every writer of checkpoints.
+pub(super) fn written(assembly: &Assembly, dry_run: bool) -> Result<String> {
+    let bytes = units::bytes(assembly.len_bytes());
+    let tensors: usize = assembly.files.iter().map(|f| f.tensors.len()).sum();
+    let out = assembly.out.display();
+    let what = format!(
+        "{out}  {bytes}  {} in {}",
+        units::plural(tensors as u64, "tensor"),
+        units::plural(assembly.files.len() as u64, "file")
+    );
+    if dry_run {
+        let free = units::bytes(fsio::free_space(&assembly.out)?);
+        return Ok(format!("would write {what}; {free} free\n"));
+    }
+    Ok(format!("{what}, every byte read back and compared\n"))
+}
+
+/// The files of an output for JSON.
+pub(super) fn files_json(assembly: &Assembly) -> Vec<serde_json::Value> {
+    let shards = assembly.files.iter().map(
+        |f| json!({"name": f.name, "len_bytes": f.layout.len_bytes, "tensors": f.tensors.len()}),
+    );
+    let small = assembly.small.iter().map(|(name, b)| json!({"name": name, "len_bytes": b.len()}));
+    shards.chain(small).collect()
+}

@@ -1,0 +1,119 @@
+//! `verify`: hashes, headers, index, shapes, config, tokenizer, and who will load it.
+
+use clap::ValueHint;
+use serde_json::json;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::render::{BAD, GOOD, STRONG, WARN, paint};
+use super::resolve;
+use crate::error::Result;
+use crate::ops::verify::{Hashes, Options, Report, Severity, Values, Verdict, verify};
+use crate::units;
+
+/// Check a checkpoint: hashes, headers, every expected tensor, config, tokenizer
+///
+/// Answers whether the weights are whole and as the config promises, and says for vLLM,
+/// transformers, SGLang and llama.cpp whether they will load them and with which flag. Faults
+/// make the answer "no" (exit code 1); warnings do not.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Checkpoints: a path, owner/name@revision, or hf://owner/name@revision
+    #[arg(required = true, value_name = "CKPT", value_hint = ValueHint::AnyPath)]
+    checkpoints: Vec<String>,
+    /// Read every value and look for NaN and infinity
+    #[arg(long)]
+    finite: bool,
+    /// Do not compute hashes
+    #[arg(long)]
+    no_hash: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A checkpoint that cannot be found or is of an unsupported architecture.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let options = Options {
+        expected: &[],
+        values: if args.finite { Values::Scan } else { Values::Skip },
+        hashes: if args.no_hash { Hashes::Skip } else { Hashes::Known },
+    };
+    let mut reports = Vec::new();
+    for text in &args.checkpoints {
+        for local in resolve::resolve(text, ctx)? {
+            let report = verify(&local.path, &options, &*ctx.progress())?;
+            reports.push((local.label, report));
+        }
+    }
+    let faults: usize = reports.iter().map(|(_, r)| r.count(Severity::Error)).sum();
+    let documents: Vec<_> = reports
+        .iter()
+        .map(|(label, report)| {
+            let ok = report.count(Severity::Error) == 0;
+            json!({"checkpoint": label, "ok": ok, "report": report})
+        })
+        .collect();
+    let document = json!({"ok": faults == 0, "checkpoints": documents});
+    let human: String = reports.iter().map(|(label, report)| human(label, report)).collect();
+    let quiet: Vec<&str> = reports.iter().map(|(label, _)| label.as_str()).collect();
+    let outcome = Outcome::new("verify", &document).human(human).quiet(quiet.join("\n"));
+    if faults == 0 {
+        return Ok(outcome);
+    }
+    Ok(outcome.problem(problem(&reports), help(&reports)))
+}
+
+fn problem(reports: &[(String, Report)]) -> String {
+    let hashed: Vec<_> = reports.iter().flat_map(|(_, r)| &r.hashed).collect();
+    let bad = hashed.iter().filter(|file| !file.matches).count() as u64;
+    if bad > 0 {
+        let verb = if bad == 1 { "does" } else { "do" };
+        return format!("{bad} of {} {verb} not match", units::plural(hashed.len() as u64, "file"));
+    }
+    let faults: usize = reports.iter().map(|(_, r)| r.count(Severity::Error)).sum();
+    format!("{} found", units::plural(faults as u64, "fault"))
+}
+
+fn help(reports: &[(String, Report)]) -> Vec<String> {
+    reports
+        .iter()
+        .filter(|(_, report)| report.hashed.iter().any(|file| !file.matches))
+        .filter(|(label, _)| label.contains('@'))
+        .map(|(label, _)| format!("`tmax-ckpt pull {label}` fetches only the bad files again"))
+        .collect()
+}
+
+fn human(label: &str, report: &Report) -> String {
+    let mut text = format!("{}\n", paint(STRONG, label));
+    let good = report.hashed.iter().filter(|file| file.matches).count() as u64;
+    if good > 0 {
+        let bytes = report.hashed.iter().filter(|f| f.matches).map(|f| f.len_bytes).sum();
+        let files = units::plural(good, "file");
+        let bytes = units::bytes(bytes);
+        text += &format!("  {}  {files}, {bytes}: hashes match\n", paint(GOOD, "ok  "));
+    }
+    if report.tensors > 0 && report.count(Severity::Error) == 0 {
+        let tensors = units::plural(report.tensors as u64, "tensor");
+        text += &format!("  {}  {tensors}: all that config.json promises\n", paint(GOOD, "ok  "));
+    }
+    for finding in &report.findings {
+        let mark = match finding.severity {
+            Severity::Error => paint(BAD, "FAIL"),
+            Severity::Warning => paint(WARN, "warn"),
+        };
+        text += &format!("  {mark}  {}  {}\n", finding.subject, finding.message);
+    }
+    for verdict in &report.loaders {
+        let (mark, word) = match verdict.verdict {
+            Verdict::Loads => (paint(GOOD, "ok  "), "loads"),
+            Verdict::LoadsWith => (paint(GOOD, "ok  "), "loads with"),
+            Verdict::LoadsWrong => (paint(BAD, "FAIL"), "loads, and is wrong:"),
+            Verdict::Fails => (paint(WARN, "warn"), "does not load:"),
+            Verdict::Untried => ("  ? ".into(), "not tried:"),
+        };
+        let line = format!("{:<17}  {word} {}", verdict.loader.name(), verdict.detail);
+        text += &format!("  {mark}  {}\n", line.trim_end());
+    }
+    text
+}

@@ -1,0 +1,316 @@
+//! Writes a checkpoint folder out of tensors of another one.
+//!
+//! Everything is written into a hidden folder beside the output, which gets the output's name
+//! by one rename at the end: a killed run leaves no final name. The next run of the same plan
+//! finds that folder, keeps every tensor that is already right byte for byte, and goes on.
+//! Each tensor is read back after it was written and compared with its source.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use super::error::OpError;
+use super::pack::{OutputFile, OutputTensor};
+use crate::checkpoint::TensorSet;
+use crate::dtype::{Dtype, narrow_from_f32, widen_to_f32};
+use crate::error::Result;
+use crate::fsio::{self, Error as FsError};
+use crate::progress::{Progress, Unit};
+use crate::safetensors::{INDEX_FILE, Index};
+
+/// Bytes copied, hashed and compared at a time: what fits the caches.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// A folder to be written.
+#[derive(Debug, Clone)]
+pub struct Assembly {
+    /// The folder.
+    pub out: PathBuf,
+    /// The files with tensors.
+    pub files: Vec<OutputFile>,
+    /// The index, if there are several files.
+    pub index: Option<Index>,
+    /// Config, tokenizer and other small files: name and bytes, in the order of writing.
+    pub small: Vec<(String, Vec<u8>)>,
+}
+
+/// The proof that a tensor arrived.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct TensorProof {
+    /// The file that holds it now.
+    pub file: String,
+    /// The name it is stored under.
+    pub name: String,
+    /// The hash of its bytes in the source and in the output; after a cast, in the output.
+    pub sha256: String,
+    /// Its size in the output.
+    pub len_bytes: u64,
+}
+
+impl Assembly {
+    /// Returns the bytes that the folder will hold.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        let tensors: u64 = self.files.iter().map(|f| f.layout.len_bytes).sum();
+        let small: usize = self.small.iter().map(|(_, bytes)| bytes.len()).sum();
+        tensors + small as u64 + self.index.as_ref().map_or(0, |i| i.to_bytes().len() as u64)
+    }
+
+    /// Fails if the output folder already holds something.
+    ///
+    /// # Errors
+    /// [`OpError::OutputExists`].
+    pub fn check_output(&self) -> Result<()> {
+        let taken = match std::fs::read_dir(&self.out) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(_) => self.out.symlink_metadata().is_ok(),
+        };
+        if taken {
+            return Err(OpError::OutputExists { path: self.out.clone() }.into());
+        }
+        Ok(())
+    }
+
+    /// Writes the folder; `job` names the work to `progress`. Proofs come in the order of the
+    /// plan, whatever the number of threads.
+    ///
+    /// # Errors
+    /// The output exists, another run is at work, no space, a failed read or write, a value that
+    /// a cast cannot hold, or a copy that differs from its source.
+    pub fn run(
+        &self,
+        set: &TensorSet,
+        job: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<TensorProof>> {
+        self.check_output()?;
+        let staging = self.staging();
+        let lock = take_lock(&staging, &self.out)?;
+        self.remove_strays(&staging)?;
+        fsio::check_space(&staging, self.missing_bytes(&staging))?;
+        let total = self.files.iter().map(|f| f.layout.len_bytes).sum();
+        progress.start(job, total, Unit::Bytes);
+        let mut proofs = Vec::new();
+        for file in &self.files {
+            progress.item_start(&file.name, file.layout.len_bytes);
+            proofs.extend(write_file(file, set, &staging, progress)?);
+            progress.item_done(&file.name, "verified");
+        }
+        for (name, bytes) in &self.small {
+            fsio::write_atomic(&staging.join(name), bytes)?;
+        }
+        if let Some(index) = &self.index {
+            fsio::write_atomic(&staging.join(INDEX_FILE), &index.to_bytes())?;
+        }
+        fsio::sync_dir(&staging)?;
+        fsio::rename(&staging, &self.out)?;
+        drop(lock);
+        progress.finish();
+        Ok(proofs)
+    }
+
+    /// The folder that becomes the output.
+    fn staging(&self) -> PathBuf {
+        let name = self.out.file_name().unwrap_or_default().to_string_lossy();
+        fsio::parent(&self.out).join(format!(".{name}.tmax-ckpt.part"))
+    }
+
+    /// Bytes that are still to be allocated: a rerun has some already.
+    fn missing_bytes(&self, staging: &Path) -> u64 {
+        let have = |file: &OutputFile| {
+            use std::os::unix::fs::MetadataExt as _;
+            let meta = staging.join(&file.name).metadata();
+            meta.map_or(0, |m| (m.blocks() * 512).min(file.layout.len_bytes))
+        };
+        self.len_bytes().saturating_sub(self.files.iter().map(have).sum())
+    }
+
+    /// Removes what another plan left in the staging folder.
+    fn remove_strays(&self, staging: &Path) -> Result<()> {
+        let entries = std::fs::read_dir(staging).map_err(FsError::io("list", staging))?;
+        for entry in entries {
+            let path = entry.map_err(FsError::io("list", staging))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !self.files.iter().any(|f| f.name == name) {
+                let is_dir = path.is_dir();
+                let gone = if is_dir {
+                    std::fs::remove_dir_all(&path)
+                } else {
+                    std::fs::remove_file(&path)
+                };
+                gone.map_err(FsError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the staging folder and locks it for this process, by the folder itself: there is no
+/// lock file that could be left behind.
+fn take_lock(staging: &Path, out: &Path) -> Result<File> {
+    fsio::create_dir_all(staging)?;
+    let dir = File::open(staging).map_err(FsError::io("open", staging))?;
+    match dir.try_lock() {
+        Ok(()) => Ok(dir),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(OpError::Busy { path: out.to_owned() }.into())
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(FsError::io("lock", staging)(e).into()),
+    }
+}
+
+fn write_file(
+    file: &OutputFile,
+    set: &TensorSet,
+    staging: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<TensorProof>> {
+    let path = staging.join(&file.name);
+    let output = fsio::open_rw(&path)?;
+    let resumed = holds_header(&output, &file.layout.header, file.layout.len_bytes);
+    if !resumed {
+        // Emptied first: what another plan wrote must not be taken for ours.
+        let sized = output.set_len(0).and_then(|()| output.set_len(file.layout.len_bytes));
+        let written = sized.and_then(|()| output.write_all_at(&file.layout.header, 0));
+        written.map_err(FsError::io("write", &path))?;
+    }
+    progress.advance(&file.name, file.layout.header.len() as u64);
+    let writer = FileWriter { output: &output, path: &path, resumed, set };
+    // Largest first, so that no thread is left alone with the embedding at the end.
+    let mut order: Vec<usize> = (0..file.tensors.len()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(file.tensors[*at].source.len_bytes()));
+    let mut proofs = order
+        .into_par_iter()
+        .map(|at| {
+            let (tensor, start) = (&file.tensors[at], file.layout.ranges[at].start);
+            let done = |bytes| progress.advance(&file.name, bytes);
+            let sha256 = writer.write(tensor, start, &done)?;
+            let range = &file.layout.ranges[at];
+            let proof = TensorProof {
+                file: file.name.clone(),
+                name: tensor.stored.as_str().to_owned(),
+                sha256,
+                len_bytes: range.end - range.start,
+            };
+            Ok((at, proof))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    output.sync_all().map_err(FsError::io("flush", &path))?;
+    proofs.sort_by_key(|(at, _)| *at);
+    Ok(proofs.into_iter().map(|(_, proof)| proof).collect())
+}
+
+fn holds_header(output: &File, header: &[u8], len_bytes: u64) -> bool {
+    let mut found = vec![0; header.len()];
+    output.metadata().is_ok_and(|m| m.len() == len_bytes)
+        && output.read_exact_at(&mut found, 0).is_ok()
+        && found == header
+}
+
+/// An output file at work.
+struct FileWriter<'a> {
+    output: &'a File,
+    path: &'a Path,
+    resumed: bool,
+    set: &'a TensorSet,
+}
+
+impl FileWriter<'_> {
+    /// Writes one tensor at `start` and returns the hash of its bytes.
+    fn write(&self, tensor: &OutputTensor, start: u64, done: &dyn Fn(u64)) -> Result<String> {
+        if tensor.dtype == tensor.source.dtype {
+            self.copy(tensor, start, done)
+        } else {
+            self.cast(tensor, start, done)
+        }
+    }
+
+    fn copy(&self, tensor: &OutputTensor, start: u64, done: &dyn Fn(u64)) -> Result<String> {
+        let bytes = self.set.data(&tensor.source);
+        let source = self.set.files()[tensor.source.file].mapped.file();
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; CHUNK_BYTES.min(bytes.len())];
+        let mut at = 0_u64;
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            let back = &mut buffer[..chunk.len()];
+            if !(self.resumed && self.reads_as(start + at, chunk, back)?) {
+                let from = tensor.source.range.start + at;
+                fsio::copy_range(source, from, self.output, start + at, chunk.len() as u64)
+                    .map_err(FsError::io("write", self.path))?;
+                self.prove(tensor, start + at, chunk, back)?;
+            }
+            hasher.update(chunk);
+            at += chunk.len() as u64;
+            done(chunk.len() as u64);
+        }
+        Ok(hex(&hasher.finalize()))
+    }
+
+    fn cast(&self, tensor: &OutputTensor, start: u64, done: &dyn Fn(u64)) -> Result<String> {
+        let (from, to) = (tensor.source.dtype, tensor.dtype);
+        let bytes = self.set.data(&tensor.source);
+        let elements = CHUNK_BYTES / from.size_bytes();
+        let mut hasher = Sha256::new();
+        let mut wide = vec![0.0; elements];
+        let mut narrow = vec![0; elements * to.size_bytes()];
+        let mut back = narrow.clone();
+        let mut at = start;
+        for chunk in bytes.chunks(elements * from.size_bytes()) {
+            let count = chunk.len() / from.size_bytes();
+            let (wide, narrow) = (&mut wide[..count], &mut narrow[..count * to.size_bytes()]);
+            widen_to_f32(from, chunk, wide);
+            narrow_from_f32(to, wide, narrow);
+            if overflows(to, wide, narrow) {
+                let tensor = tensor.stored.to_string();
+                return Err(OpError::Overflow { tensor, dtype: to }.into());
+            }
+            self.output.write_all_at(narrow, at).map_err(FsError::io("write", self.path))?;
+            self.prove(tensor, at, narrow, &mut back[..narrow.len()])?;
+            hasher.update(&*narrow);
+            at += narrow.len() as u64;
+            done(narrow.len() as u64);
+        }
+        Ok(hex(&hasher.finalize()))
+    }
+
+    fn prove(&self, tensor: &OutputTensor, at: u64, want: &[u8], back: &mut [u8]) -> Result<()> {
+        if self.reads_as(at, want, back)? {
+            return Ok(());
+        }
+        Err(OpError::ProofFailed { tensor: tensor.stored.to_string() }.into())
+    }
+
+    fn reads_as(&self, at: u64, want: &[u8], back: &mut [u8]) -> Result<bool> {
+        self.output.read_exact_at(back, at).map_err(FsError::io("read", self.path))?;
+        Ok(back == want)
+    }
+}
+
+/// Says whether a finite value became infinite.
+fn overflows(dtype: Dtype, wide: &[f32], narrow: &[u8]) -> bool {
+    let infinite = |bits: u16| match dtype {
+        Dtype::F16 => bits & 0x7fff == 0x7c00,
+        _ => bits & 0x7fff == 0x7f80,
+    };
+    dtype != Dtype::F32
+        && narrow
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .zip(wide)
+            .any(|(bytes, value)| infinite(u16::from_le_bytes(*bytes)) && value.is_finite())
+}
+
+/// Returns bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = Vec::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("writing to memory cannot fail");
+    }
+    String::from_utf8(text).expect("hexadecimal digits are ASCII")
+}

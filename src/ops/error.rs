@@ -1,0 +1,78 @@
+//! Why an operation on a checkpoint was refused or failed.
+
+use std::path::PathBuf;
+
+use crate::dtype::Dtype;
+use crate::error::{Diagnose, Kind};
+
+/// Why an operation was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpError {
+    /// The output folder holds something already.
+    #[error("{} exists and is not empty", path.display())]
+    OutputExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another run writes to the same folder.
+    #[error("another run is writing {}", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// What was written is not what was read.
+    #[error("the copy of `{tensor}` differs from its source")]
+    ProofFailed {
+        /// The tensor, escaped.
+        tensor: String,
+    },
+    /// A tied checkpoint holds a head that is not the embedding.
+    #[error("`lm_head.weight` differs from the embedding that config.json ties it to")]
+    HeadDiffers,
+    /// A value does not fit the type asked for.
+    #[error("`{tensor}` has values that {dtype} cannot hold")]
+    Overflow {
+        /// The tensor, escaped.
+        tensor: String,
+        /// The type.
+        dtype: Dtype,
+    },
+}
+
+impl Diagnose for OpError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::OutputExists { .. } | Self::Busy { .. } => Kind::Usage,
+            Self::ProofFailed { .. } => Kind::Resources,
+            Self::HeadDiffers | Self::Overflow { .. } => Kind::BadData,
+        }
+    }
+
+    fn id(&self) -> &'static str {
+        match self {
+            Self::OutputExists { .. } => "output_exists",
+            Self::Busy { .. } => "output_busy",
+            Self::ProofFailed { .. } => "copy_differs",
+            Self::HeadDiffers => "head_differs",
+            Self::Overflow { .. } => "cast_overflow",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        let line = match self {
+            Self::OutputExists { path } => {
+                format!("remove {} or name another folder with -o", path.display())
+            }
+            Self::Busy { .. } => "wait for it, or end it; the next run goes on from there".into(),
+            Self::ProofFailed { .. } => {
+                "the disk or the memory is at fault, or the source changed meanwhile".into()
+            }
+            Self::HeadDiffers => {
+                "if the head was trained, set tie_word_embeddings to false in config.json".into()
+            }
+            Self::Overflow { .. } => "use --dtype bfloat16, which has the range of float32".into(),
+        };
+        vec![line]
+    }
+}

@@ -1,0 +1,194 @@
+//! `verify`: is this checkpoint what it claims to be, and who will load it?
+//!
+//! Reads as much as can be read and reports everything that is wrong, not the first thing.
+
+mod config;
+mod finite;
+mod hashes;
+mod loaders;
+mod structure;
+mod tokenizer;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+pub use hashes::{ExpectedFile, FileHash};
+pub use loaders::{Loader, LoaderVerdict, Verdict};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, read_config};
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// What to look at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Sizes and hashes that someone else vouches for: the Hub's. When empty, and `dir` is a
+    /// snapshot of the Hub cache, those that the cache's layout keeps.
+    pub expected: &'a [ExpectedFile],
+    /// Whether to read every value.
+    pub values: Values,
+    /// Whether to compute hashes where some are known.
+    pub hashes: Hashes,
+}
+
+/// Whether values are scanned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Values {
+    /// Headers only.
+    #[default]
+    Skip,
+    /// Every value is looked at for NaN and infinity.
+    Scan,
+}
+
+/// Whether hashes are computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hashes {
+    /// Where `SHA256SUMS`, [`Options::expected`] or the Hub cache know one.
+    #[default]
+    Known,
+    /// None.
+    Skip,
+}
+
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The weights are not what they should be: the answer is "no".
+    Error,
+    /// Some program will stumble over it.
+    Warning,
+}
+
+/// What was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Check {
+    Hash,
+    Files,
+    Tensors,
+    Config,
+    Tokenizer,
+    Values,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What was looked at.
+    pub check: Check,
+    /// The file, tensor or field.
+    pub subject: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Finding {
+    fn error(check: Check, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        let (subject, message) = (subject.into(), message.into());
+        Self { severity: Severity::Error, check, subject, message }
+    }
+
+    fn warning(check: Check, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(check, subject, message) }
+    }
+}
+
+/// A file whose hash was compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HashedFile {
+    /// The file's name.
+    pub name: String,
+    /// Its size.
+    pub len_bytes: u64,
+    /// Who vouches for it: `Hub` or `SHA256SUMS`.
+    pub source: String,
+    /// Whether it is as they say.
+    pub matches: bool,
+}
+
+/// All that was found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Files whose hash was compared, sorted.
+    pub hashed: Vec<HashedFile>,
+    /// The number of tensors seen.
+    pub tensors: usize,
+    /// What is wrong, in the order of the checks.
+    pub findings: Vec<Finding>,
+    /// Which programs will load it; empty if it cannot even be opened.
+    pub loaders: Vec<LoaderVerdict>,
+}
+
+impl Report {
+    /// Returns the number of findings of a weight.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|f| f.severity == severity).count()
+    }
+}
+
+/// Verifies the checkpoint in the folder `dir`.
+///
+/// # Errors
+/// Only when there is no such folder, no config, or an unsupported architecture: everything
+/// else is a finding.
+pub fn verify(dir: &Path, options: &Options<'_>, progress: &dyn Progress) -> Result<Report> {
+    let mut report = Report::default();
+    let config = read_config(dir)?;
+    let sums = hashes::read_sums(dir, &mut report.findings)?;
+    if options.hashes == Hashes::Known {
+        let mut expected = options.expected.to_vec();
+        if expected.is_empty() {
+            expected = hashes::cached_hashes(dir);
+        }
+        expected.extend(sums);
+        hashes::check(dir, &expected, &mut report, progress);
+    }
+    match Checkpoint::open(dir) {
+        Ok(checkpoint) => check_contents(&checkpoint, options, &mut report, progress)?,
+        Err(error) => {
+            let cause = error.causes().join(": ");
+            let message =
+                if cause.is_empty() { error.to_string() } else { format!("{error}: {cause}") };
+            report.findings.push(Finding::error(Check::Files, "tensors", message));
+            structure::remaining_faults(dir, &mut report.findings);
+            tokenizer::check(dir, &config, &mut report.findings);
+        }
+    }
+    report.findings.sort_by_key(|f| f.severity);
+    Ok(report)
+}
+
+fn check_contents(
+    checkpoint: &Checkpoint,
+    options: &Options<'_>,
+    report: &mut Report,
+    progress: &dyn Progress,
+) -> Result<()> {
+    report.tensors = checkpoint.tensors().len();
+    structure::check(checkpoint, &mut report.findings);
+    config::check(checkpoint, &mut report.findings);
+    tokenizer::check(&checkpoint.dir, &checkpoint.config, &mut report.findings);
+    if options.values == Values::Scan {
+        finite::check(checkpoint, &mut report.findings, progress);
+    }
+    report.loaders = loaders::verdicts(checkpoint);
+    Ok(())
+}
+
+/// Makes an error of a report with faults, for commands that must not go on.
+///
+/// # Errors
+/// [`CheckpointError::Incomplete`] when text tensors are missing, misshapen or unknown.
+pub fn require_text(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    use crate::arch::Part;
+    let problems =
+        crate::checkpoint::expect::compare(&checkpoint.config, checkpoint.tensors(), &[Part::Text]);
+    if problems.is_empty() { Ok(()) } else { Err(CheckpointError::Incomplete { problems }) }
+}
