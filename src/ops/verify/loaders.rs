@@ -228,13 +228,9 @@ fn transformers(facts: &Facts) -> Judgement {
 }
 
 fn sglang(facts: &Facts) -> Judgement {
-    let (verdict, detail) = vllm(facts);
-    match verdict {
-        Verdict::Loads | Verdict::LoadsWith => {
-            (Verdict::Untried, "it reads the names that vLLM reads".into())
-        }
-        _ => (verdict, format!("{detail} (as vLLM; not tried)")),
-    }
+    let as_vllm = |(verdict, detail): Judgement| (verdict, format!("{detail} (as in vLLM)"));
+    let untried = || (Verdict::Untried, "nothing in the layout speaks against it".into());
+    vllm_tensors(facts).map_or_else(untried, as_vllm)
 }
 
 fn llama_cpp(facts: &Facts) -> Judgement {
