@@ -3,6 +3,7 @@
 pub mod assemble;
 pub mod diff;
 mod error;
+pub mod export_gguf;
 pub mod inspect;
 pub mod pack;
 pub mod reshard;

@@ -1,0 +1,150 @@
+//! `export gguf`: a GGUF file that llama.cpp loads, straight from a checkpoint.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{ValueEnum, ValueHint};
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::resolve;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::fsio;
+use crate::ops::export_gguf::{self, Contents, Mtp, Options, OutType, Plan};
+use crate::units;
+
+/// Write a GGUF file that llama.cpp loads
+///
+/// Keys, tensors and bytes are those of llama.cpp's convert_hf_to_gguf.py. The vision tower is
+/// left out (see --mmproj), and so are MTP layers that the config declares and the checkpoint
+/// lacks.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The checkpoint: a folder, `hf://owner/name@rev` or `owner/name[@rev]`
+    #[arg(value_name = "CKPT")]
+    checkpoint: String,
+    /// The type of matrices; `auto` keeps the checkpoint's 16-bit type
+    #[arg(long, value_enum, default_value_t, ignore_case = true)]
+    outtype: OutTypeArg,
+    /// A folder, a file, or a name with {ftype} in it; a name by llama.cpp's convention in the
+    /// current folder by default
+    #[arg(short, long = "outfile", alias = "output", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    outfile: Option<PathBuf>,
+    /// Write the vision tower to a file of its own instead of the language model
+    #[arg(long, conflicts_with_all = ["no_mtp", "pre"])]
+    mmproj: bool,
+    /// Leave the MTP layers out
+    #[arg(long, alias = "no-nextn")]
+    no_mtp: bool,
+    /// Begin a new file before tensors exceed this size, such as 2G
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    split_max_size: Option<u64>,
+    /// The model's name in the metadata; from the model card, the config or the folder by default
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
+    /// llama.cpp's name of the pre-tokenizer, for a tokenizer that is not recognised
+    #[arg(long, value_name = "NAME")]
+    pre: Option<String>,
+    /// Print what would be written, and write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// [`OutType`], as the command line spells it.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum OutTypeArg {
+    /// 32-bit float
+    F32,
+    /// 16-bit IEEE float
+    F16,
+    /// Bfloat16
+    Bf16,
+    /// 8-bit blocks, half the size of bf16
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// The 16-bit type of the checkpoint's first matrix
+    #[default]
+    Auto,
+}
+
+impl From<OutTypeArg> for OutType {
+    fn from(arg: OutTypeArg) -> Self {
+        match arg {
+            OutTypeArg::F32 => Self::F32,
+            OutTypeArg::F16 => Self::F16,
+            OutTypeArg::Bf16 => Self::Bf16,
+            OutTypeArg::Q8_0 => Self::Q8_0,
+            OutTypeArg::Auto => Self::Auto,
+        }
+    }
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            outtype: self.outtype.into(),
+            contents: if self.mmproj { Contents::Mmproj } else { Contents::Text },
+            mtp: if self.no_mtp { Mtp::Drop } else { Mtp::Keep },
+            outfile: self.outfile.clone(),
+            split_max_bytes: self.split_max_size,
+            model_name: self.model_name.clone(),
+            pre: self.pre.clone(),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The checkpoint is not there or not whole, its tokenizer cannot be expressed, a value cannot be
+/// quantised, or a file cannot be written.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let local = resolve::resolve_one(&args.checkpoint, ctx)?;
+    let checkpoint = Checkpoint::open(&local.path)?;
+    let plan = export_gguf::plan(&checkpoint, &args.options())?;
+    if !args.dry_run {
+        export_gguf::run(&plan, ctx.progress().as_ref(), &ctx.cancel())?;
+    }
+    let free_bytes = plan.files.first().map(|f| fsio::free_space(fsio::parent(&f.path)));
+    Ok(outcome(&plan, &args, free_bytes.transpose()?))
+}
+
+fn outcome(plan: &Plan<'_>, args: &Args, free_bytes: Option<u64>) -> Outcome {
+    let file_type = plan.file_type.tensor_type.name();
+    let files: Vec<Value> = plan
+        .files
+        .iter()
+        .map(|file| {
+            json!({
+                "path": file.path,
+                "len_bytes": file.len_bytes,
+                "tensors": file.tensors.len(),
+            })
+        })
+        .collect();
+    let document = json!({
+        "dry_run": args.dry_run,
+        "file_type": file_type,
+        "total_bytes": plan.len_bytes(),
+        "free_bytes": free_bytes,
+        "tensors": plan.tensor_count(),
+        "metadata_keys": plan.metadata.len(),
+        "files": files,
+        "notes": plan.notes,
+    });
+    let mut human = String::new();
+    for file in &plan.files {
+        let tensors = units::plural(file.tensors.len() as u64, "tensor");
+        let (path, size) = (file.path.display(), units::bytes(file.len_bytes));
+        writeln!(human, "{path}  {size}  {tensors}  {file_type}").expect("strings grow");
+    }
+    if let (true, Some(free)) = (args.dry_run, free_bytes) {
+        let (needed, free) = (units::bytes(plan.len_bytes()), units::bytes(free));
+        writeln!(human, "would write {needed}, {free} are free").expect("strings grow");
+    }
+    let paths: Vec<String> = plan.files.iter().map(|f| f.path.display().to_string()).collect();
+    let outcome = Outcome::new("export-gguf", &document).human(human).quiet(paths.join("\n"));
+    plan.notes.iter().fold(outcome, |outcome, note| outcome.hint(format!("note: {note}")))
+}

@@ -1,0 +1,148 @@
+//! Why an export was refused or stopped.
+
+use crate::error::{Diagnose, Kind};
+
+/// Why no GGUF file was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The tokenizer cannot be expressed, or would be loaded as another one.
+    #[error("the tokenizer cannot be exported: {why}")]
+    Tokenizer {
+        /// What is in the way.
+        why: String,
+    },
+    /// The expression that splits text before BPE is none that llama.cpp implements under a name
+    /// known here.
+    #[error("the pre-tokenizer is not known: {found}")]
+    PreTokenizer {
+        /// The expression, escaped.
+        found: String,
+    },
+    /// A file that the export needs is not in the checkpoint.
+    #[error("the checkpoint has no {file}")]
+    MissingFile {
+        /// Its name.
+        file: &'static str,
+    },
+    /// A JSON file beside the tensors is not what it should be.
+    #[error("{file} is not a JSON object")]
+    BadFile {
+        /// Its name.
+        file: String,
+        /// What the parser says.
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+    /// A text file beside the tensors is not UTF-8.
+    #[error("{file} is not UTF-8 text")]
+    NotText {
+        /// Its name.
+        file: String,
+    },
+    /// A vision file was asked for and there is no vision tower.
+    #[error("the checkpoint has no vision tower")]
+    NoVision,
+    /// The preprocessor's statistics are missing or no numbers.
+    #[error("preprocessor_config.json has no `{field}`")]
+    ImageStatistics {
+        /// The field.
+        field: &'static str,
+    },
+    /// A tensor's elements are of a type that GGUF cannot be made from.
+    #[error("tensor `{tensor}` holds {dtype}, expected F32, F16 or BF16")]
+    Dtype {
+        /// The stored name, escaped.
+        tensor: String,
+        /// The type.
+        dtype: crate::dtype::Dtype,
+    },
+    /// llama.cpp assumes what the config contradicts.
+    #[error("llama.cpp cannot run this model: {why}")]
+    Unsupported {
+        /// The assumption.
+        why: String,
+    },
+    /// A number does not fit its key's type.
+    #[error("{value} does not fit the 32 bits of {key}")]
+    KeyRange {
+        /// The key.
+        key: String,
+        /// The number.
+        value: u64,
+    },
+    /// A NaN or an infinity in what was to be quantised.
+    #[error("tensor `{tensor}` has {value} in row {row}, which {file_type} cannot hold")]
+    NotFinite {
+        /// The stored name, escaped.
+        tensor: String,
+        /// The row of the checkpoint's tensor.
+        row: u64,
+        /// NaN or an infinity.
+        value: f32,
+        /// The type.
+        file_type: &'static str,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted, nothing was written")]
+    Interrupted,
+}
+
+impl Diagnose for ExportError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::MissingFile { .. } | Self::NoVision | Self::ImageStatistics { .. } => {
+                Kind::NotFound
+            }
+            Self::PreTokenizer { .. } => Kind::Usage,
+            Self::Interrupted => Kind::Interrupted,
+            _ => Kind::BadData,
+        }
+    }
+
+    fn id(&self) -> &'static str {
+        match self {
+            Self::Tokenizer { .. } => "unsupported_tokenizer",
+            Self::PreTokenizer { .. } => "unknown_pre_tokenizer",
+            Self::MissingFile { .. } => "missing_file",
+            Self::BadFile { .. } | Self::NotText { .. } => "bad_file",
+            Self::NoVision => "no_vision",
+            Self::ImageStatistics { .. } => "no_image_statistics",
+            Self::Dtype { .. } => "unsupported_dtype",
+            Self::Unsupported { .. } => "unsupported_model",
+            Self::KeyRange { .. } => "key_range",
+            Self::NotFinite { .. } => "not_finite",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        match self {
+            Self::Tokenizer { .. } => {
+                vec!["take tokenizer.json and tokenizer_config.json from the base model".into()]
+            }
+            Self::PreTokenizer { .. } => vec![
+                "`--pre NAME` sets tokenizer.ggml.pre; Qwen3.5 has qwen35, Qwen3 has qwen2".into(),
+                "a wrong name yields a model that splits text in another way than it learnt".into(),
+            ],
+            Self::MissingFile { file } => vec![format!("copy {file} from the base model")],
+            Self::NoVision => {
+                vec!["RL checkpoints leave the vision tower out; export the base model's".into()]
+            }
+            Self::ImageStatistics { .. } => {
+                vec!["copy preprocessor_config.json from the base model".into()]
+            }
+            Self::NotFinite { .. } => vec![
+                "`tmax-ckpt verify --finite` lists every such tensor; try an earlier step".into(),
+            ],
+            Self::Dtype { .. } => vec!["`tmax-ckpt export safetensors --dtype bf16` casts".into()],
+            Self::Unsupported { .. } => {
+                vec!["`tmax-ckpt export safetensors` writes it for other engines".into()]
+            }
+            Self::Interrupted => vec!["run the same command again".into()],
+            Self::BadFile { .. } | Self::NotText { .. } | Self::KeyRange { .. } => {
+                vec!["compare the file with that of the base model".into()]
+            }
+        }
+    }
+}
