@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::context::Context;
 use super::outcome::Outcome;
-use super::{resolve, strip};
+use super::{export_gguf, resolve, strip};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -31,6 +31,8 @@ pub struct Args {
 enum Format {
     /// Re-shard or cast safetensors, with a fresh index and reproducible bytes
     Safetensors(SafetensorsArgs),
+    /// Write a GGUF file that llama.cpp loads
+    Gguf(export_gguf::Args),
 }
 
 /// Runs the command.
@@ -40,6 +42,7 @@ enum Format {
 pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     match args.format {
         Format::Safetensors(args) => safetensors(args, ctx),
+        Format::Gguf(args) => export_gguf::run(args, ctx),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod context;
 pub mod diff;
 pub mod doctor;
 pub mod export;
+pub mod export_gguf;
 pub mod failure;
 pub mod inspect;
 pub mod logprobs;
@@ -67,13 +68,13 @@ fn run(argv: Vec<OsString>) -> u8 {
 fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
     match command {
         Command::Logprobs(args) => logprobs::run(args, ctx),
-        Command::Export(args) => export::run(args, ctx),
         Command::Diff(args) => diff::run(args, ctx),
         Command::Inspect(args) => inspect::run(args, ctx),
         Command::Strip(args) => strip::run(args, ctx),
         Command::Verify(args) => verify::run(args, ctx),
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
+        Command::Export(args) => export::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),
         Command::Man(args) => man::run(args, ctx),
     }
