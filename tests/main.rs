@@ -9,6 +9,7 @@ mod diff;
 mod engine;
 mod engine_chat;
 mod mutate;
+mod gguf;
 mod sandbox;
 mod strip;
 mod tidy;
