@@ -10,6 +10,7 @@ mod engine;
 mod engine_chat;
 mod mutate;
 mod gguf;
+mod mutate;
 mod sandbox;
 mod strip;
 mod tidy;
