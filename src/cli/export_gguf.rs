@@ -30,7 +30,7 @@ pub struct Args {
     outtype: OutTypeArg,
     /// A folder, a file, or a name with {ftype} in it; a name by llama.cpp's convention in the
     /// current folder by default
-    #[arg(short, long = "outfile", alias = "output", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, alias = "output", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     outfile: Option<PathBuf>,
     /// Write the vision tower to a file of its own instead of the language model
     #[arg(long, conflicts_with_all = ["no_mtp", "pre"])]

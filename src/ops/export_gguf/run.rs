@@ -2,8 +2,9 @@
 //! slabs of rows, several at a time.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 
@@ -77,11 +78,11 @@ fn stage(
     file.write_all_at(&planned.head, 0).map_err(fsio::Error::io("write", path))?;
     advance(planned.head.len() as u64);
     let jobs: Vec<Job<'_>> = planned.tensors.iter().flat_map(|t| jobs(checkpoint, t)).collect();
-    jobs.into_par_iter().try_for_each(|job| -> Result<()> {
+    jobs.into_par_iter().try_for_each_init(Scratch::default, |scratch, job| -> Result<()> {
         if cancel.is_set() {
             return Err(ExportError::Interrupted.into());
         }
-        let bytes = job.run(checkpoint, file, path)?;
+        let bytes = job.run(checkpoint, file, path, scratch)?;
         advance(bytes);
         Ok(())
     })?;
@@ -147,7 +148,13 @@ fn copies<'a>(tensor: &Tensor, planned: &'a PlannedTensor, rows: u64) -> Vec<Job
 
 impl Job<'_> {
     /// Does the work and returns the bytes written.
-    fn run(&self, checkpoint: &Checkpoint, out: &File, path: &std::path::Path) -> Result<u64> {
+    fn run(
+        &self,
+        checkpoint: &Checkpoint,
+        out: &File,
+        path: &Path,
+        scratch: &mut Scratch,
+    ) -> Result<u64> {
         match *self {
             Self::Copy { file, from, to, len } => {
                 let source = checkpoint.files()[file].mapped.file();
@@ -157,48 +164,60 @@ impl Job<'_> {
             }
             Self::Rows { planned, first, count } => {
                 let tensor = &checkpoint.tensors()[planned.source];
-                let (bytes, at) = compute(tensor, checkpoint.data(tensor), planned, first, count)?;
-                out.write_all_at(&bytes, at).map_err(fsio::Error::io("write", path))?;
-                Ok(bytes.len() as u64)
+                let data = checkpoint.data(tensor);
+                let at = compute(tensor, data, planned, first..first + count, scratch)?;
+                out.write_all_at(&scratch.out, at).map_err(fsio::Error::io("write", path))?;
+                Ok(scratch.out.len() as u64)
             }
         }
     }
 }
 
-/// Computes rows `first..first + count`; returns their bytes and their offset in the file.
+/// Buffers that one thread uses for job after job.
+#[derive(Default)]
+struct Scratch {
+    values: Vec<f32>,
+    moved: Vec<f32>,
+    out: Vec<u8>,
+}
+
+/// Computes `rows` into the scratch's `out`; returns their offset in the file.
 fn compute(
     tensor: &Tensor,
     data: &[u8],
     planned: &PlannedTensor,
-    first: u64,
-    count: u64,
-) -> Result<(Vec<u8>, u64)> {
+    rows: Range<u64>,
+    scratch: &mut Scratch,
+) -> Result<u64> {
     let small = |n: u64| usize::try_from(n).expect("a row fits in memory");
     let row_len = small(planned.row_len);
     let in_bytes = row_len * tensor.dtype.size_bytes();
     let out_type = planned.spec.tensor_type;
     let out_bytes = small(out_type.bytes(planned.row_len).expect("checked when planned"));
-    let mut out = vec![0; out_bytes * small(count)];
-    let (mut values, mut moved) = (vec![0.0; row_len], vec![0.0; row_len]);
-    for (row, target) in (first..).zip(out.chunks_exact_mut(out_bytes)) {
+    let Scratch { values, moved, out } = scratch;
+    values.resize(row_len, 0.0);
+    moved.resize(row_len, 0.0);
+    out.resize(out_bytes * small(rows.end - rows.start), 0);
+    let at = planned.offset + rows.start * out_bytes as u64;
+    for (row, target) in rows.zip(out.chunks_exact_mut(out_bytes)) {
         let source = planned.recipe.source_row(row);
-        let at = small(source) * in_bytes;
-        widen_to_f32(tensor.dtype, &data[at..at + in_bytes], &mut values);
+        let from = small(source) * in_bytes;
+        widen_to_f32(tensor.dtype, &data[from..from + in_bytes], values);
         if let Some(order) = planned.recipe.columns {
-            permute_columns(order, &values, &mut moved);
-            std::mem::swap(&mut values, &mut moved);
+            permute_columns(order, values, moved);
+            std::mem::swap(values, moved);
         }
         if let Some(function) = planned.recipe.elementwise {
             values.iter_mut().for_each(|value| *value = function.apply(*value));
         }
-        encode(out_type, &values, target).map_err(|value| ExportError::NotFinite {
+        encode(out_type, values, target).map_err(|value| ExportError::NotFinite {
             tensor: escape(tensor.stored.as_str()),
             row: source,
             value,
             file_type: out_type.name(),
         })?;
     }
-    Ok((out, planned.offset + first * out_bytes as u64))
+    Ok(at)
 }
 
 /// Encodes one row.
