@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error;
 pub mod fsio;
 pub mod gguf;
+pub mod hub;
 pub mod name;
 pub mod ops;
 pub mod progress;

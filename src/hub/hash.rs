@@ -1,0 +1,132 @@
+//! The two hashes by which the Hub names content: SHA-256 for LFS, git's blob SHA-1 for the rest.
+
+use std::fmt;
+
+use sha2::Digest as _;
+
+/// The hash that a file's bytes must have. Its hex form is the Hub's ETag and the blob's name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hash {
+    /// SHA-256 of the bytes.
+    Sha256([u8; 32]),
+    /// Git's blob id: SHA-1 of `blob {size}\0` and the bytes.
+    GitSha1([u8; 20]),
+}
+
+impl Hash {
+    /// Reads 64 (SHA-256) or 40 (git) lower-case hex digits.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        match text.len() {
+            64 => Some(Self::Sha256(unhex(text)?)),
+            40 => Some(Self::GitSha1(unhex(text)?)),
+            _ => None,
+        }
+    }
+
+    /// Returns the hex digits.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        let bytes: &[u8] = match self {
+            Self::Sha256(bytes) => bytes,
+            Self::GitSha1(bytes) => bytes,
+        };
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Returns a hasher of the same kind, for content of `size` bytes.
+    #[must_use]
+    pub fn hasher(&self, size: u64) -> Hasher {
+        match self {
+            Self::Sha256(_) => Hasher::Sha256(Box::default()),
+            Self::GitSha1(_) => {
+                let mut inner = Box::<sha1::Sha1>::default();
+                inner.update(format!("blob {size}\0"));
+                Hasher::GitSha1(inner)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Sha256(_) => "sha256",
+            Self::GitSha1(_) => "git",
+        };
+        write!(f, "{name} {}", self.hex())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A running hash.
+#[derive(Debug)]
+pub enum Hasher {
+    /// Of [`Hash::Sha256`].
+    Sha256(Box<sha2::Sha256>),
+    /// Of [`Hash::GitSha1`].
+    GitSha1(Box<sha1::Sha1>),
+}
+
+impl Hasher {
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(inner) => inner.update(bytes),
+            Self::GitSha1(inner) => inner.update(bytes),
+        }
+    }
+
+    /// Returns the hash of all bytes taken in.
+    #[must_use]
+    pub fn finish(self) -> Hash {
+        match self {
+            Self::Sha256(inner) => Hash::Sha256(inner.finalize().into()),
+            Self::GitSha1(inner) => Hash::GitSha1(inner.finalize().into()),
+        }
+    }
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Hash;
+
+    #[test]
+    fn both_kinds_match_git_and_coreutils() {
+        // `printf abc | sha256sum`, `printf abc | git hash-object --stdin`.
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let git = "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f";
+        for hex in [sha256, git] {
+            let want = Hash::from_hex(hex).expect("hex");
+            let mut hasher = want.hasher(3);
+            hasher.update(b"a");
+            hasher.update(b"bc");
+            assert_eq!(hasher.finish(), want);
+            assert_eq!(want.hex(), hex);
+        }
+        assert_eq!(Hash::from_hex("abc"), None);
+        assert_eq!(Hash::from_hex(&"G".repeat(64)), None);
+    }
+}

@@ -1,0 +1,465 @@
+//! Where fetched files go: the shared Hub cache, or a plain folder.
+//!
+//! The cache has huggingface_hub's layout: `blobs/<hash>`, `snapshots/<commit>/<path>` linking
+//! there, `refs/<revision>`, `trees/<commit>.json`, and `.locks/` beside the repositories. A
+//! local folder has the files, and what is known of each under `.cache/huggingface/`, as `hf
+//! download --local-dir` leaves it.
+//!
+//! Of our own are `.part` files and, in the cache, `.verified/<hash>`: the size and time of a
+//! blob whose bytes this program has hashed. Blobs that others fetched are hashed once.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::client::{Cancel, cancelled};
+use super::error::{Error, Result};
+use super::hash::Hash;
+use super::part::remove_if_there;
+use super::repo::{CommitSha, Repo};
+use super::tree::{self, TreeFile};
+use crate::fsio;
+use crate::progress::SharedProgress;
+
+/// The cache folders of one repository.
+#[derive(Debug, Clone)]
+pub struct RepoCache {
+    root: PathBuf,
+    locks: PathBuf,
+}
+
+/// A folder that the user named.
+#[derive(Debug, Clone)]
+pub struct LocalDir(PathBuf);
+
+/// The paths that belong to one file while it is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// While incomplete.
+    pub part: PathBuf,
+    /// When complete.
+    pub place: PathBuf,
+    /// Held while working on it.
+    pub lock: PathBuf,
+    /// Says that it was verified.
+    pub record: PathBuf,
+}
+
+/// What is at a slot's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Present {
+    /// Nothing, or something of another size.
+    No,
+    /// The right size, hash not known to be right.
+    Unverified,
+    /// Hashed since it was last written.
+    Verified,
+}
+
+impl RepoCache {
+    /// Names the folders of a repository in a cache.
+    #[must_use]
+    pub fn new(cache_dir: &Path, repo: &Repo) -> Self {
+        let folder = repo.folder_name();
+        Self { root: cache_dir.join(&folder), locks: cache_dir.join(".locks").join(folder) }
+    }
+
+    /// Returns the folder of a commit.
+    #[must_use]
+    pub fn snapshot(&self, commit: &CommitSha) -> PathBuf {
+        self.root.join("snapshots").join(commit.as_str())
+    }
+
+    /// Returns the commit that a branch or tag had when it was last fetched.
+    #[must_use]
+    pub fn read_ref(&self, revision: &str) -> Option<CommitSha> {
+        if !crate::name::is_safe_relative_path(revision) {
+            return None;
+        }
+        let text = fsio::read_capped(&self.root.join("refs").join(revision), 256).ok()?;
+        CommitSha::new(std::str::from_utf8(&text).ok()?.trim())
+    }
+
+    /// Returns the branches and tags that were fetched, sorted.
+    #[must_use]
+    pub fn refs(&self) -> Vec<(String, CommitSha)> {
+        let mut names = Vec::new();
+        walk(&self.root.join("refs"), "", &mut names);
+        names.sort();
+        names.into_iter().filter_map(|name| Some((name.clone(), self.read_ref(&name)?))).collect()
+    }
+
+    pub(super) fn write_ref(&self, revision: &str, commit: &CommitSha) -> Result<()> {
+        let path = self.root.join("refs").join(revision);
+        if self.read_ref(revision).as_ref() != Some(commit) {
+            fsio::write_atomic(&path, commit.as_str().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Returns the file list of a commit, if it was kept.
+    pub(super) fn read_tree(&self, commit: &CommitSha) -> Option<Vec<TreeFile>> {
+        tree::read_json(&self.tree_path(commit))
+    }
+
+    pub(super) fn write_tree(&self, commit: &CommitSha, files: &[TreeFile]) -> Result<()> {
+        tree::write_json(&self.tree_path(commit), files)
+    }
+
+    fn tree_path(&self, commit: &CommitSha) -> PathBuf {
+        self.root.join("trees").join(format!("{commit}.json"))
+    }
+
+    pub(super) fn slot(&self, hash: &Hash) -> Slot {
+        let hex = hash.hex();
+        Slot {
+            part: self.root.join("blobs").join(format!("{hex}.part")),
+            place: self.root.join("blobs").join(&hex),
+            lock: self.locks.join(format!("{hex}.lock")),
+            record: self.root.join(".verified").join(&hex),
+        }
+    }
+
+    pub(super) fn present(&self, file: &TreeFile) -> Present {
+        let slot = self.slot(&file.hash);
+        let Ok(meta) = std::fs::metadata(&slot.place) else { return Present::No };
+        if !meta.is_file() || meta.len() != file.size {
+            return Present::No;
+        }
+        match fsio::read_capped(&slot.record, 256) {
+            Ok(record) if record == stamp(&meta).as_bytes() => Present::Verified,
+            _ => Present::Unverified,
+        }
+    }
+
+    pub(super) fn mark_verified(&self, hash: &Hash) -> Result<()> {
+        let slot = self.slot(hash);
+        let meta = std::fs::metadata(&slot.place).map_err(fsio::Error::io("stat", &slot.place))?;
+        Ok(fsio::write_atomic(&slot.record, stamp(&meta).as_bytes())?)
+    }
+
+    /// Says whether the snapshot of a commit shows this file.
+    pub(super) fn is_linked(&self, commit: &CommitSha, file: &TreeFile) -> bool {
+        let link = self.snapshot(commit).join(&file.path);
+        std::fs::read_link(link).is_ok_and(|target| target == link_target(file))
+    }
+
+    /// Shows a blob in the snapshot of a commit.
+    pub(super) fn link(&self, commit: &CommitSha, file: &TreeFile) -> Result<()> {
+        if self.is_linked(commit, file) {
+            return Ok(());
+        }
+        let link = self.snapshot(commit).join(&file.path);
+        fsio::create_dir_all(fsio::parent(&link))?;
+        // Made beside and renamed, so that a reader never finds the name missing.
+        let name = link.file_name().unwrap_or_default().to_string_lossy();
+        let beside = link.with_file_name(format!(".{name}.{}.link", std::process::id()));
+        remove_if_there(&beside)?;
+        std::os::unix::fs::symlink(link_target(file), &beside)
+            .map_err(fsio::Error::io("link", &beside))?;
+        Ok(fsio::rename(&beside, &link)?)
+    }
+}
+
+impl LocalDir {
+    /// Names a folder.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self(dir.into())
+    }
+
+    /// Returns the folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn records(&self) -> PathBuf {
+        self.0.join(".cache").join("huggingface")
+    }
+
+    pub(super) fn slot(&self, file: &TreeFile) -> Slot {
+        let record =
+            |suffix: &str| self.records().join("download").join(format!("{}.{suffix}", file.path));
+        Slot {
+            part: record("part"),
+            place: self.0.join(&file.path),
+            lock: record("lock"),
+            record: record("metadata"),
+        }
+    }
+
+    pub(super) fn present(&self, file: &TreeFile) -> Present {
+        let slot = self.slot(file);
+        let Ok(meta) = std::fs::metadata(&slot.place) else { return Present::No };
+        if !meta.is_file() || meta.len() != file.size {
+            return Present::No;
+        }
+        match read_metadata(&slot.record) {
+            Some((hash, time)) if hash == file.hash && mtime_secs(&meta) <= time => {
+                Present::Verified
+            }
+            _ => Present::Unverified,
+        }
+    }
+
+    /// Writes huggingface_hub's record: commit, ETag, and the time until which it holds.
+    pub(super) fn mark_verified(&self, commit: &CommitSha, file: &TreeFile) -> Result<()> {
+        let slot = self.slot(file);
+        let meta = std::fs::metadata(&slot.place).map_err(fsio::Error::io("stat", &slot.place))?;
+        let text = format!("{commit}\n{}\n{:.6}\n", file.hash.hex(), mtime_secs(&meta) + 1e-6);
+        Ok(fsio::write_atomic(&slot.record, text.as_bytes())?)
+    }
+
+    /// Keeps the records out of git and of backups.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let ignore = self.records().join(".gitignore");
+        if !ignore.exists() {
+            fsio::write_atomic(&ignore, b"*\n")?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_tree(&self, commit: &CommitSha, files: &[TreeFile]) -> Result<()> {
+        tree::write_json(&self.records().join("trees").join(format!("{commit}.json")), files)
+    }
+}
+
+/// A file whose content the Hub has vouched for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedFile {
+    /// Path inside the checkpoint folder.
+    pub path: String,
+    /// Size, where the record has it.
+    pub size: Option<u64>,
+    /// Hash.
+    pub hash: Hash,
+}
+
+/// Returns what the files of a folder must hash to, by the records that a pull (ours or `hf`'s)
+/// left: the list of the commit, the names of linked blobs, or the metadata of a local folder.
+/// Sorted by path; `None` when the folder came from no Hub.
+#[must_use]
+pub fn expected_hashes(dir: &Path) -> Option<Vec<ExpectedFile>> {
+    let dir = dir.canonicalize().ok()?;
+    let expected = from_tree(&dir).or_else(|| {
+        let mut found = from_links(&dir);
+        found.extend(from_metadata(&dir));
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Some(found)
+    })?;
+    (!expected.is_empty()).then_some(expected)
+}
+
+/// The list of a snapshot's commit, reduced to the files that are there: a pull with `--include`
+/// leaves others out on purpose.
+fn from_tree(dir: &Path) -> Option<Vec<ExpectedFile>> {
+    let commit = dir.file_name()?.to_str()?;
+    let root = dir.parent()?.parent()?;
+    if dir.parent()?.file_name()? != "snapshots" {
+        return None;
+    }
+    let files = tree::read_json(&root.join("trees").join(format!("{commit}.json")))?;
+    let there = files.into_iter().filter(|file| dir.join(&file.path).symlink_metadata().is_ok());
+    Some(
+        there
+            .map(|file| ExpectedFile { path: file.path, size: Some(file.size), hash: file.hash })
+            .collect(),
+    )
+}
+
+fn from_links(dir: &Path) -> Vec<ExpectedFile> {
+    let mut names = Vec::new();
+    if fsio::parent(dir).file_name().is_none_or(|name| name != "snapshots") {
+        return Vec::new();
+    }
+    walk(dir, "", &mut names);
+    let hash_of = |name: &String| {
+        let target = std::fs::read_link(dir.join(name)).ok()?;
+        let blobs = target.parent()?.file_name()?;
+        Hash::from_hex(target.file_name()?.to_str()?).filter(|_| blobs == "blobs")
+    };
+    names
+        .into_iter()
+        .filter_map(|path| Some(ExpectedFile { size: None, hash: hash_of(&path)?, path }))
+        .collect()
+}
+
+fn from_metadata(dir: &Path) -> Vec<ExpectedFile> {
+    let records = dir.join(".cache/huggingface/download");
+    let mut names = Vec::new();
+    walk(&records, "", &mut names);
+    names
+        .iter()
+        .filter_map(|name| {
+            let path = name.strip_suffix(".metadata")?.to_owned();
+            let (hash, _) = read_metadata(&records.join(name))?;
+            dir.join(&path).exists().then_some(ExpectedFile { path, size: None, hash })
+        })
+        .collect()
+}
+
+/// Lists the files below a folder as relative paths, links not followed.
+pub(super) fn walk(dir: &Path, prefix: &str, names: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => walk(&entry.path(), &path, names),
+            Ok(_) => names.push(path),
+            Err(_) => {}
+        }
+    }
+}
+
+fn read_metadata(path: &Path) -> Option<(Hash, f64)> {
+    let bytes = fsio::read_capped(path, 4096).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let mut lines = text.lines().skip(1);
+    Some((Hash::from_hex(lines.next()?)?, lines.next()?.parse().ok()?))
+}
+
+fn link_target(file: &TreeFile) -> PathBuf {
+    let up = file.path.matches('/').count() + 2;
+    PathBuf::from("../".repeat(up)).join("blobs").join(file.hash.hex())
+}
+
+fn stamp(meta: &Metadata) -> String {
+    format!("{} {}.{:09}\n", meta.len(), meta.mtime(), meta.mtime_nsec())
+}
+
+fn mtime_secs(meta: &Metadata) -> f64 {
+    meta.mtime() as f64 + meta.mtime_nsec() as f64 / 1e9
+}
+
+/// An advisory lock that the other tools on this cache know too; freed when dropped.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "held for its lock")] File);
+
+impl Lock {
+    /// Waits for the lock as long as it takes, and says so.
+    pub async fn wait(
+        path: &Path,
+        item: &str,
+        progress: &SharedProgress,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        fsio::create_dir_all(fsio::parent(path))?;
+        let file = fsio::open_rw(path)?;
+        let mut said = false;
+        loop {
+            let how = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+            match rustix::fs::flock(&file, how) {
+                Ok(()) => return Ok(Self(file)),
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(fsio::Error::io("lock", path)(e.into()).into()),
+            }
+            if !said {
+                progress.note(&format!("waiting for another process that fetches {item}"));
+                said = true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
+                () = cancelled(cancel) => return Err(Error::Interrupted { kept_bytes: 0 }),
+            }
+        }
+    }
+}
+
+/// Hashes a file on disk.
+pub(super) fn hash_file(path: &Path, kind: &Hash) -> Result<Hash> {
+    use std::io::Read as _;
+    let mut file = File::open(path).map_err(fsio::Error::io("open", path))?;
+    let len = file.metadata().map_err(fsio::Error::io("stat", path))?.len();
+    let mut hasher = kind.hasher(len);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(fsio::Error::io("read", path))? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CommitSha, ExpectedFile, Hash, LocalDir, Present, RepoCache, TreeFile};
+    use super::{expected_hashes, hash_file};
+    use crate::hub::repo::{Repo, RepoKind};
+
+    fn file(path: &str, content: &[u8]) -> TreeFile {
+        let mut hasher = Hash::GitSha1([0; 20]).hasher(content.len() as u64);
+        hasher.update(content);
+        let hash = hasher.finish();
+        let size = content.len() as u64;
+        TreeFile { path: path.into(), size, hash, git_oid: hash.hex(), xet_hash: None }
+    }
+
+    fn commit() -> CommitSha {
+        CommitSha::new(&"ab".repeat(20)).expect("valid")
+    }
+
+    #[test]
+    fn a_blob_is_hashed_once_and_again_when_it_changed() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let repo = Repo::new(RepoKind::Model, "o/n").expect("valid");
+        let cache = RepoCache::new(dir.path(), &repo);
+        let file = file("sub/a.txt", b"hello");
+        assert_eq!(cache.present(&file), Present::No);
+        let blob = cache.slot(&file.hash).place;
+        crate::fsio::write_atomic(&blob, b"hello").expect("writes");
+        assert_eq!(cache.present(&file), Present::Unverified);
+        cache.mark_verified(&file.hash).expect("marks");
+        assert_eq!(cache.present(&file), Present::Verified);
+        crate::fsio::write_atomic(&blob, b"jello").expect("writes");
+        assert_eq!(cache.present(&file), Present::Unverified);
+        assert_ne!(hash_file(&blob, &file.hash).expect("hashes"), file.hash);
+    }
+
+    #[test]
+    fn links_lead_to_the_blob_and_tell_its_hash() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let repo = Repo::new(RepoKind::Model, "o/n").expect("valid");
+        let cache = RepoCache::new(dir.path(), &repo);
+        let file = file("sub/a.txt", b"hello");
+        crate::fsio::write_atomic(&cache.slot(&file.hash).place, b"hello").expect("writes");
+        cache.link(&commit(), &file).expect("links");
+        cache.link(&commit(), &file).expect("links again");
+        let snapshot = cache.snapshot(&commit());
+        assert_eq!(std::fs::read(snapshot.join("sub/a.txt")).expect("reads"), b"hello");
+        let want = |size| vec![ExpectedFile { path: "sub/a.txt".into(), size, hash: file.hash }];
+        assert_eq!(expected_hashes(&snapshot), Some(want(None)));
+        cache.write_tree(&commit(), std::slice::from_ref(&file)).expect("writes");
+        assert_eq!(expected_hashes(&snapshot), Some(want(Some(5))));
+        assert_eq!(expected_hashes(dir.path()), None);
+    }
+
+    #[test]
+    fn a_local_folder_remembers_until_a_file_changes() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let local = LocalDir::new(dir.path());
+        let file = file("sub/a.txt", b"hello");
+        let place = local.slot(&file).place;
+        crate::fsio::write_atomic(&place, b"hello").expect("writes");
+        assert_eq!(local.present(&file), Present::Unverified);
+        local.mark_verified(&commit(), &file).expect("marks");
+        assert_eq!(local.present(&file), Present::Verified);
+        assert_eq!(expected_hashes(dir.path()).expect("known")[0].hash, file.hash);
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+        let open = std::fs::File::options().append(true).open(&place).expect("opens");
+        open.set_modified(later).expect("sets the time");
+        assert_eq!(local.present(&file), Present::Unverified);
+    }
+
+    #[test]
+    fn refs_do_not_leave_their_folder() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let repo = Repo::new(RepoKind::Model, "o/n").expect("valid");
+        let cache = RepoCache::new(dir.path(), &repo);
+        cache.write_ref("feature/x", &commit()).expect("writes");
+        assert_eq!(cache.read_ref("feature/x"), Some(commit()));
+        assert_eq!(cache.refs(), [("feature/x".to_owned(), commit())]);
+        assert_eq!(cache.read_ref("../../x"), None);
+    }
+}
