@@ -14,3 +14,5 @@ mod mutate;
 mod sandbox;
 mod strip;
 mod tidy;
+mod hub_pull;
+mod hub_server;

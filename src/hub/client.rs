@@ -4,7 +4,6 @@
 //! here (see [`super::tree`]). hf-hub's own retries are off: they ignore `Retry-After`.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +16,10 @@ use super::error::{Error, Result, Retry, said};
 use super::repo::{CommitSha, Repo};
 use super::tree::{self, TREE_FILES_MAX, TreeFile};
 use crate::name::escape;
-use crate::progress::SharedProgress;
+use crate::progress::{Cancel, SharedProgress};
 
 /// The largest JSON answer read.
 const JSON_CAP_BYTES: usize = 64 << 20;
-
-/// A flag that asks running work to stop and keep what is done.
-pub type Cancel = Arc<AtomicBool>;
 
 /// A Hub as its user sees it. Every method blocks.
 #[derive(Debug)]
@@ -40,6 +36,7 @@ pub(super) struct Online {
     pub endpoint: Url,
     token: Option<Token>,
     pub timeouts: Timeouts,
+    pub segment_bytes: u64,
     /// No request starts before this: set by `Retry-After`, for all connections at once.
     not_before: Mutex<Instant>,
 }
@@ -120,6 +117,7 @@ impl Online {
             endpoint,
             token: config.token.clone(),
             timeouts: config.timeouts,
+            segment_bytes: config.segment_bytes,
             not_before: Mutex::new(Instant::now()),
         })
     }
@@ -430,7 +428,7 @@ fn status_error(what: &str, status: u16, headers: &HeaderMap) -> Error {
 
 /// Resolves when the flag is set.
 pub(super) async fn cancelled(cancel: &Cancel) {
-    while !cancel.load(Ordering::Relaxed) {
+    while !cancel.is_set() {
         sleep(Duration::from_millis(50)).await;
     }
 }

@@ -73,6 +73,8 @@ pub struct HubConfig {
     pub timeouts: Timeouts,
     /// Connections at once.
     pub jobs: usize,
+    /// Bytes asked for at once. Each such range costs the Hub two requests, and it counts them.
+    pub segment_bytes: u64,
 }
 
 impl HubConfig {
@@ -86,6 +88,7 @@ impl HubConfig {
             offline: false,
             timeouts: Timeouts::default(),
             jobs: 8,
+            segment_bytes: 64 << 20,
         }
     }
 }

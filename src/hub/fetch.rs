@@ -20,8 +20,6 @@ use super::repo::{CommitSha, Repo};
 use super::tree::TreeFile;
 use crate::progress::SharedProgress;
 
-/// A range asked for at once. Each costs the Hub two requests, and it counts them.
-const SEGMENT_BYTES: u64 = 64 << 20;
 /// Connections of one file.
 const CONNECTIONS_PER_FILE: usize = 4;
 /// Time between two checkpoints of a part file.
@@ -120,7 +118,8 @@ async fn checkpoints(part: &Arc<PartFile>) -> Result<()> {
 }
 
 async fn fetch_ranges(fetch: &Fetch, part: &Arc<PartFile>) -> Result<()> {
-    let segments: VecDeque<_> = part.missing().into_iter().flat_map(split).collect();
+    let segments: VecDeque<_> =
+        part.missing().into_iter().flat_map(|gap| split(gap, fetch.online.segment_bytes)).collect();
     let workers = segments.len().min(CONNECTIONS_PER_FILE);
     let queue = Arc::new(Mutex::new(segments));
     let mut tasks: JoinSet<Result<()>> = JoinSet::new();
@@ -141,9 +140,9 @@ async fn fetch_ranges(fetch: &Fetch, part: &Arc<PartFile>) -> Result<()> {
     Ok(())
 }
 
-fn split(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let end = range.end;
-    range.step_by(SEGMENT_BYTES as usize).map(move |at| at..end.min(at + SEGMENT_BYTES))
+fn split(range: Range<u64>, segment_bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    let (end, step) = (range.end, segment_bytes.max(1));
+    range.step_by(step as usize).map(move |at| at..end.min(at + step))
 }
 
 /// Fetches one range, continuing after each failure from the byte reached.

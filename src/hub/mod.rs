@@ -26,7 +26,7 @@ mod store;
 mod tree;
 
 pub use cache::{CacheReport, CachedRepo, CachedRevision, Removal, RemovalPlan, scan};
-pub use client::{Cancel, Hub};
+pub use client::Hub;
 pub use config::{DEFAULT_ENDPOINT, HubConfig, Timeouts, Token};
 pub use error::{Error, Result};
 pub use hash::{Hash, Hasher};

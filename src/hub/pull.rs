@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Semaphore;
 
-use super::client::{Cancel, Hub, Online, cancelled};
+use super::client::{Hub, Online, cancelled};
 use super::error::{Error, Result};
 use super::fetch::{Fetch, complete};
 use super::hash::Hash;
@@ -18,7 +18,7 @@ use super::repo::CommitSha;
 use super::store::{Lock, Present, RepoCache, hash_file};
 use super::tree::TreeFile;
 use crate::fsio;
-use crate::progress::{SharedProgress, Unit};
+use crate::progress::{Cancel, SharedProgress, Unit};
 
 /// What a pull did with one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,14 +12,14 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::client::{Cancel, cancelled};
+use super::client::cancelled;
 use super::error::{Error, Result};
 use super::hash::Hash;
 use super::part::remove_if_there;
 use super::repo::{CommitSha, Repo};
 use super::tree::{self, TreeFile};
 use crate::fsio;
-use crate::progress::SharedProgress;
+use crate::progress::{Cancel, SharedProgress};
 
 /// The cache folders of one repository.
 #[derive(Debug, Clone)]
