@@ -8,7 +8,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{completions, config, diff, doctor, export, inspect, logprobs, man, strip, verify};
+use super::{cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull, steps, strip, verify};
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -78,6 +78,13 @@ pub enum Command {
     Strip(strip::Args),
     /// Write a checkpoint in another form
     Export(export::Args),
+    /// List the step branches of a repository, with date, commit, size, cached or not
+    #[command(visible_alias = "ls")]
+    Steps(steps::Args),
+    /// Fetch revisions into the shared cache; resumes, and verifies while it writes
+    Pull(pull::Args),
+    /// Show and clean the cache that is shared with hf, transformers and vLLM
+    Cache(cache::Args),
     /// Show every setting and where it came from
     Config(config::Args),
     /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them

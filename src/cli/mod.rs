@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod bars;
+pub mod cache;
 pub mod completions;
 pub mod config;
 pub mod context;
@@ -15,9 +16,11 @@ pub mod export;
 pub mod export_gguf;
 pub mod failure;
 pub mod inspect;
+pub mod hub;
 pub mod logprobs;
 pub mod man;
 pub mod outcome;
+pub mod pull;
 pub mod reference;
 pub mod render;
 pub mod resolve;
@@ -25,6 +28,7 @@ pub mod settings;
 pub mod signals;
 pub mod strip;
 pub mod verify;
+pub mod steps;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -72,6 +76,9 @@ fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
         Command::Inspect(args) => inspect::run(args, ctx),
         Command::Strip(args) => strip::run(args, ctx),
         Command::Verify(args) => verify::run(args, ctx),
+        Command::Steps(args) => steps::run(args, ctx),
+        Command::Pull(args) => pull::run(args, ctx),
+        Command::Cache(args) => cache::run(args, ctx),
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
         Command::Export(args) => export::run(args, ctx),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use super::failure::Failure;
 use crate::error::Result;
-use crate::name::{escape, is_safe_relative_path};
+use crate::hub::{CommitSha, Pattern, Repo, RepoCache, RepoKind};
+use crate::name::{escape, is_safe_relative_path, suggest};
 
 /// What a CKPT argument names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +119,7 @@ pub fn resolve(text: &str, ctx: &Context) -> Result<Vec<Local>> {
             let help = "check the path".to_owned();
             Err(Failure::NotACheckpoint { text: escape(text), help }.into())
         }
-        Reference::Hub(hub) => Ok(vec![cached(&hub, ctx)?]),
+        Reference::Hub(hub) => cached(&hub, ctx),
     }
 }
 
@@ -137,25 +138,29 @@ pub fn resolve_one(text: &str, ctx: &Context) -> Result<Local> {
     }
 }
 
-/// Looks a revision up in the shared cache: `refs/<rev>` holds a commit, `snapshots/<commit>`
-/// the files.
-fn cached(hub: &HubReference, ctx: &Context) -> Result<Local, Failure> {
-    let repo_dir = ctx.cache_dir().join(format!("models--{}", hub.repo.replace('/', "--")));
-    let missing = || Failure::NotCached { reference: hub.to_string(), near: None };
-    if !is_safe_relative_path(&hub.revision) {
-        return Err(missing());
-    }
-    let commit = std::fs::read_to_string(repo_dir.join("refs").join(&hub.revision));
-    let commit = commit.unwrap_or_else(|_| hub.revision.clone());
-    let commit = commit.trim();
-    if !is_safe_relative_path(commit) {
-        return Err(missing());
-    }
-    let mut path = repo_dir.join("snapshots").join(commit);
-    if let Some(inner) = &hub.path {
-        path.push(inner);
-    }
-    if path.exists() { Ok(Local { label: hub.to_string(), path }) } else { Err(missing()) }
+/// Looks revisions up in the shared cache: names, lists, globs and ranges over what is there.
+fn cached(hub: &HubReference, ctx: &Context) -> Result<Vec<Local>> {
+    let repo = Repo::new(RepoKind::Model, &hub.repo)?;
+    let cache = RepoCache::new(ctx.cache_dir(), &repo);
+    let refs = cache.refs();
+    let names = || refs.iter().map(|(name, _)| name.as_str());
+    let missing = |revision: &str| Failure::NotCached {
+        reference: format!("{}@{}", hub.repo, escape(revision)),
+        near: suggest(revision, names()).map(escape),
+    };
+    let wanted = Pattern::parse(&hub.revision)?
+        .expand(&hub.repo, names())
+        .map_err(|_| missing(&hub.revision))?;
+    let local = |revision: String| -> Result<Local> {
+        let commit = CommitSha::new(&revision).or_else(|| cache.read_ref(&revision));
+        let mut path = cache.snapshot(&commit.ok_or_else(|| missing(&revision))?);
+        path.extend(&hub.path);
+        if !path.exists() {
+            return Err(missing(&revision).into());
+        }
+        Ok(Local { label: format!("{}@{}", hub.repo, escape(&revision)), path })
+    };
+    wanted.into_iter().map(local).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,195 @@
+//! `cache`: what the shared cache holds, and taking it out again.
+
+use std::fmt::Write as _;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::failure::Failure;
+use super::hub::{self, RepoType};
+use super::outcome::Outcome;
+use crate::error::Result;
+use crate::hub::{
+    CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, RepoRef, scan,
+};
+use crate::name::{escape, suggest};
+use crate::units;
+
+/// Show and clean the cache that is shared with hf, transformers and vLLM
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print the cache's folder
+    Dir,
+    /// List what is in it
+    #[command(visible_alias = "ls")]
+    List,
+    /// Remove a repository, or some of its revisions with the blobs that no other one uses
+    Rm(Rm),
+    /// Remove revisions without a branch, blobs without a revision, and partial downloads
+    Prune(Prune),
+}
+
+#[derive(Debug, clap::Args)]
+struct Rm {
+    /// owner/name, or owner/name@REV for revisions: a name, list, glob, range or commit
+    #[arg(value_name = "REPO[@REV]")]
+    repo: String,
+    /// What kind of repository it is
+    #[arg(long, value_enum, default_value = "model", value_name = "TYPE")]
+    repo_type: RepoType,
+    /// Print what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Prune {
+    /// Print what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The file system's; a repository or revision that is not in the cache.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    match args.action {
+        Action::Dir => {
+            let dir = ctx.cache_dir().display().to_string();
+            Ok(Outcome::new("cache-dir", &json!({"path": dir}))
+                .human(format!("{dir}\n"))
+                .quiet(dir))
+        }
+        Action::List => Ok(list(&scan(ctx.cache_dir())?)),
+        Action::Rm(rm) => {
+            let report = scan(ctx.cache_dir())?;
+            let reference = hub::parse(&rm.repo, rm.repo_type.kind())?;
+            let removal = removal(&report, &reference)?;
+            remove(&report.plan_removal(&removal), Mode::new(rm.dry_run))
+        }
+        Action::Prune(prune) => {
+            let plan = scan(ctx.cache_dir())?.plan_removal(&Removal::Prune);
+            remove(&plan, Mode::new(prune.dry_run))
+        }
+    }
+}
+
+fn list(report: &CacheReport) -> Outcome {
+    let mut text = String::new();
+    let mut quiet = Vec::new();
+    for cached in &report.repos {
+        let partial = match cached.partial.values().sum::<u64>() {
+            0 => String::new(),
+            n => format!(", {} partial", units::bytes(n)),
+        };
+        let size = units::bytes(cached.size_bytes());
+        writeln!(text, "{}  {size}{partial}", cached.repo).expect("strings grow");
+        for revision in &cached.revisions {
+            let refs: Vec<String> = revision.refs.iter().map(|r| escape(r)).collect();
+            let refs = if refs.is_empty() { "(no branch)".into() } else { refs.join(", ") };
+            let files = units::plural(revision.files as u64, "file");
+            let size = units::bytes(revision.size_bytes);
+            let commit = hub::short(&revision.commit);
+            writeln!(text, "  {commit}  {size:>9}  {files:>9}  {refs}").expect("strings grow");
+        }
+        quiet.push(cached.repo.to_string());
+    }
+    writeln!(text, "total  {}", units::bytes(report.size_bytes)).expect("strings grow");
+    let repos: Vec<Value> = report.repos.iter().map(repo_entry).collect();
+    let document = json!({"size_bytes": report.size_bytes, "repos": repos});
+    Outcome::new("cache-list", &document).human(text).quiet(quiet.join("\n"))
+}
+
+fn repo_entry(cached: &CachedRepo) -> Value {
+    let revision = |revision: &CachedRevision| {
+        json!({
+            "commit": revision.commit.as_str(),
+            "refs": revision.refs,
+            "path": revision.folder,
+            "files": revision.files,
+            "size_bytes": revision.size_bytes,
+        })
+    };
+    json!({
+        "repo": cached.repo.to_string(),
+        "repo_type": hub::type_name(&cached.repo),
+        "path": cached.folder,
+        "size_bytes": cached.size_bytes(),
+        "partial_bytes": cached.partial.values().sum::<u64>(),
+        "revisions": cached.revisions.iter().map(revision).collect::<Vec<_>>(),
+    })
+}
+
+/// Finds what is to go, by name in the cache alone.
+fn removal(report: &CacheReport, reference: &RepoRef) -> Result<Removal> {
+    let repo = &reference.repo;
+    let Some(cached) = report.repos.iter().find(|c| c.repo == *repo) else {
+        let names: Vec<String> = report.repos.iter().map(|c| c.repo.to_string()).collect();
+        let near = suggest(&repo.to_string(), names.iter().map(String::as_str)).map(str::to_owned);
+        return Err(Failure::NotCached { reference: repo.to_string(), near }.into());
+    };
+    let Some(revision) = &reference.revision else { return Ok(Removal::Repo(repo.clone())) };
+    let name_of = |r: &CachedRevision| {
+        let mut names = r.refs.clone();
+        names.push(r.commit.to_string());
+        names
+    };
+    let known: Vec<String> = cached.revisions.iter().flat_map(name_of).collect();
+    let wanted = Pattern::parse(revision)?
+        .expand(&repo.to_string(), known.iter().map(String::as_str))
+        .map_err(|_| not_cached(reference, revision, &known))?;
+    let mut commits = Vec::new();
+    for name in wanted {
+        let fits = |r: &&CachedRevision| r.refs.contains(&name) || r.commit.as_str() == name;
+        let found = cached.revisions.iter().find(fits);
+        commits.push(found.ok_or_else(|| not_cached(reference, &name, &known))?.commit.clone());
+    }
+    Ok(Removal::Revisions(repo.clone(), commits))
+}
+
+fn not_cached(reference: &RepoRef, revision: &str, known: &[String]) -> Failure {
+    let near = suggest(revision, known.iter().map(String::as_str)).map(escape);
+    Failure::NotCached { reference: format!("{}@{}", reference.repo, escape(revision)), near }
+}
+
+/// Whether a plan is shown or executed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Show,
+    Execute,
+}
+
+impl Mode {
+    fn new(dry_run: bool) -> Self {
+        if dry_run { Self::Show } else { Self::Execute }
+    }
+}
+
+fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
+    if mode == Mode::Execute {
+        plan.run()?;
+    }
+    let verb = if mode == Mode::Show { "would free" } else { "freed" };
+    let mut text = String::new();
+    for path in plan.folders.iter().chain(&plan.files).filter(|p| mode == Mode::Show && p.exists())
+    {
+        writeln!(text, "  {}", path.display()).expect("strings grow");
+    }
+    writeln!(text, "{verb} {}", units::bytes(plan.freed_bytes)).expect("strings grow");
+    let document = json!({
+        "dry_run": mode == Mode::Show,
+        "freed_bytes": plan.freed_bytes,
+        "folders": plan.folders,
+        "files": plan.files,
+    });
+    Ok(Outcome::new("cache-remove", &document).human(text).quiet(plan.freed_bytes.to_string()))
+}

@@ -1,0 +1,205 @@
+//! `pull`: fetch revisions, verified while they are written.
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::failure::Failure;
+use super::hub::{self, RepoType};
+use super::outcome::Outcome;
+use crate::error::Result;
+use crate::hub::{
+    Action, Existing, Hub, PlannedRevision, PullPlan, PullReport, PullRequest, Target,
+};
+use crate::name::escape;
+use crate::units;
+
+/// Fetch revisions into the shared cache; resumes, and verifies while it writes
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// owner/name[@REV], or hf://owner/name[@REV]
+    #[arg(value_name = "REPO[@REV]")]
+    repo: String,
+    /// A branch, tag or commit, a list, a glob or a range: step_100,step_200, 'step_*',
+    /// 'step_{100..400..50}'; main if none is given
+    #[arg(long, value_name = "REV")]
+    revision: Option<String>,
+    /// What kind of repository it is
+    #[arg(long, value_enum, default_value = "model", value_name = "TYPE")]
+    repo_type: RepoType,
+    /// Fetch only files that match this glob; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// Leave out files that match this glob; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Write plain files to this folder instead of the cache; several revisions get a folder
+    /// each in it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    local_dir: Option<PathBuf>,
+    /// Fetch files even if they are there
+    #[arg(long)]
+    force_download: bool,
+    /// How many connections to open at once
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(hub::CONNECTIONS)
+        .expect("not zero"))]
+    max_workers: NonZeroUsize,
+    /// Print what would be fetched, and fetch nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the Hub and the file system.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let request = request(&args)?;
+    let client = Hub::new(hub::config(ctx, args.max_workers.get()))?;
+    let plan = client.plan_pull(&request, &ctx.progress())?;
+    if args.dry_run {
+        return Ok(planned(&plan));
+    }
+    let report = client.run_pull(&plan, &ctx.progress(), &ctx.cancel())?;
+    Ok(pulled(&plan, &report))
+}
+
+fn request(args: &Args) -> Result<PullRequest> {
+    let reference = hub::parse(&args.repo, args.repo_type.kind())?;
+    let revision = match (reference.revision, &args.revision) {
+        (Some(_), Some(_)) => {
+            let help = vec!["keep one of @REV and --revision".to_owned()];
+            return Err(Failure::Usage("two revisions are given".into(), help).into());
+        }
+        (Some(revision), None) => revision,
+        (None, Some(revision)) => revision.clone(),
+        (None, None) => "main".to_owned(),
+    };
+    let mut include = args.include.clone();
+    include.extend(reference.path.map(|path| globset_escape(&path)));
+    Ok(PullRequest {
+        repo: reference.repo,
+        revision,
+        include,
+        exclude: args.exclude.clone(),
+        target: args.local_dir.clone().map_or(Target::Cache, Target::Folder),
+        existing: if args.force_download { Existing::Refetch } else { Existing::Keep },
+    })
+}
+
+/// A path from an `hf://` reference means itself, and all below it.
+fn globset_escape(path: &str) -> String {
+    let escaped: String = path
+        .chars()
+        .flat_map(|c| {
+            let special = matches!(c, '*' | '?' | '[' | ']' | '{' | '}');
+            if special { vec!['[', c, ']'] } else { vec![c] }
+        })
+        .collect();
+    format!("{{{escaped},{escaped}/*}}")
+}
+
+fn planned(plan: &PullPlan) -> Outcome {
+    let mut text = String::new();
+    for revision in &plan.revisions {
+        let commit = hub::short(&revision.commit);
+        writeln!(text, "{} ({commit})", escape(&revision.name)).expect("strings grow");
+        for planned in &revision.files {
+            let (file, action) = (&planned.file, action(planned.action));
+            let size = units::bytes(file.size);
+            writeln!(text, "  {size:>9}  {:<7}  {}", action.0, escape(&file.path))
+                .expect("strings grow");
+        }
+    }
+    writeln!(
+        text,
+        "would fetch {} into {}; {} free",
+        units::bytes(plan.fetch_bytes),
+        plan.root.display(),
+        units::bytes(plan.free_bytes)
+    )
+    .expect("strings grow");
+    let revisions: Vec<Value> = plan.revisions.iter().map(planned_entry).collect();
+    let document = json!({
+        "repo": plan.repo.to_string(),
+        "repo_type": hub::type_name(&plan.repo),
+        "dry_run": true,
+        "fetch_bytes": plan.fetch_bytes,
+        "free_bytes": plan.free_bytes,
+        "revisions": revisions,
+    });
+    Outcome::new("pull", &document).human(text).quiet(folders(plan))
+}
+
+fn planned_entry(revision: &PlannedRevision) -> Value {
+    let file = |planned: &crate::hub::PlannedFile| {
+        let (action, resumed_bytes) = action(planned.action);
+        json!({
+            "path": planned.file.path,
+            "size_bytes": planned.file.size,
+            "hash": planned.file.hash.hex(),
+            "action": action,
+            "resumed_bytes": resumed_bytes,
+        })
+    };
+    json!({
+        "name": revision.name,
+        "commit": revision.commit.as_str(),
+        "path": revision.folder,
+        "files": revision.files.iter().map(file).collect::<Vec<_>>(),
+    })
+}
+
+fn action(action: Action) -> (&'static str, u64) {
+    match action {
+        Action::Keep => ("keep", 0),
+        Action::Check => ("check", 0),
+        Action::Fetch { resumed_bytes: 0 } => ("fetch", 0),
+        Action::Fetch { resumed_bytes } => ("resume", resumed_bytes),
+        Action::Share => ("share", 0),
+    }
+}
+
+fn folders(plan: &PullPlan) -> String {
+    let folders: Vec<String> =
+        plan.revisions.iter().map(|r| r.folder.display().to_string()).collect();
+    folders.join("\n")
+}
+
+fn pulled(plan: &PullPlan, report: &PullReport) -> Outcome {
+    let mut text = String::new();
+    let mut entries = Vec::new();
+    for (planned, revision) in plan.revisions.iter().zip(&report.revisions) {
+        let what = if planned.is_complete() { "was there" } else { "verified" };
+        writeln!(
+            text,
+            "{}  {}  {}  {what}  {}",
+            escape(&revision.name),
+            units::plural(revision.files as u64, "file"),
+            units::bytes(revision.size_bytes),
+            revision.folder.display()
+        )
+        .expect("strings grow");
+        entries.push(json!({
+            "name": revision.name,
+            "commit": revision.commit.as_str(),
+            "path": revision.folder,
+            "files": revision.files,
+            "size_bytes": revision.size_bytes,
+        }));
+    }
+    let document = json!({
+        "repo": plan.repo.to_string(),
+        "repo_type": hub::type_name(&plan.repo),
+        "dry_run": false,
+        "fetched_files": report.fetched_files,
+        "fetched_bytes": report.fetched_bytes,
+        "kept_files": report.kept_files,
+        "revisions": entries,
+    });
+    Outcome::new("pull", &document).human(text).quiet(folders(plan))
+}

@@ -1,0 +1,88 @@
+//! `steps`: the branches of a repository that are training steps.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::failure::Failure;
+use super::hub;
+use super::outcome::Outcome;
+use crate::error::Result;
+use crate::hub::{Cached, RepoKind, Step};
+use crate::name::escape;
+use crate::units;
+
+/// List the step branches of a repository, with date, commit, size, cached or not
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The repository: owner/name
+    #[arg(value_name = "REPO")]
+    repo: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the Hub.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let reference = hub::parse(&args.repo, RepoKind::Model)?;
+    if reference.revision.is_some() {
+        let help = vec![format!("tmax-ckpt steps {}", reference.repo)];
+        return Err(Failure::Usage("steps lists all branches: no @REV".into(), help).into());
+    }
+    let repo = reference.repo;
+    let steps = hub::open(ctx)?.steps(&repo, &ctx.progress())?;
+    let entries: Vec<Value> = steps.iter().map(entry).collect();
+    let document = json!({"repo": repo.to_string(), "steps": entries});
+    let names: Vec<String> = steps.iter().map(|s| escape(&s.name)).collect();
+    let mut outcome = Outcome::new("steps", &document).human(table(&steps)).quiet(names.join("\n"));
+    if steps.iter().all(|step| step.number.is_none()) {
+        outcome = outcome.hint(format!("note: no branch of {repo} is named like a step"));
+    }
+    Ok(outcome)
+}
+
+fn entry(step: &Step) -> Value {
+    json!({
+        "name": step.name,
+        "step": step.number,
+        "same_as": step.same_as,
+        "commit": step.commit.as_str(),
+        "date": step.date,
+        "size_bytes": step.size_bytes,
+        "files": step.files,
+        "cached": cached(step.cached),
+    })
+}
+
+fn cached(cached: Cached) -> &'static str {
+    match cached {
+        Cached::Whole => "yes",
+        Cached::Partly => "partly",
+        Cached::No => "no",
+    }
+}
+
+fn table(steps: &[Step]) -> String {
+    let width = steps.iter().map(|s| escape(&s.name).chars().count()).max().unwrap_or(0).max(4);
+    let mut text = format!(
+        "{:<width$}  {:<10}  {:<8}  {:>9}  {:<6}\n",
+        "step", "date", "commit", "size", "cached"
+    );
+    for step in steps {
+        let date: String = step.date.as_deref().unwrap_or("-").chars().take(10).collect();
+        let same = step.same_as.as_ref().map(|s| format!("  = {}", escape(s)));
+        let line = format!(
+            "{:<width$}  {:<10}  {:<8}  {:>9}  {:<6}{}",
+            escape(&step.name),
+            escape(&date),
+            hub::short(&step.commit),
+            units::bytes(step.size_bytes),
+            cached(step.cached),
+            same.unwrap_or_default(),
+        );
+        writeln!(text, "{}", line.trim_end()).expect("strings grow");
+    }
+    text
+}
