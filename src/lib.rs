@@ -18,6 +18,7 @@ pub mod error;
 pub mod fsio;
 pub mod gguf;
 pub mod hub;
+pub mod harness;
 pub mod name;
 pub mod ops;
 pub mod progress;

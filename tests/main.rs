@@ -17,4 +17,5 @@ mod gguf;
 mod mutate;
 mod sandbox;
 mod strip;
+mod score;
 mod tidy;

@@ -566,6 +566,14 @@ fn check_ours(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes the scratch folder of sandboxes that are dead, whatever modes they left behind.
+///
+/// # Errors
+/// When files remain.
+pub fn remove_scratch(scratch: &Path) -> Result<()> {
+    root::remove(scratch)
+}
+
 /// Quotes a word for the shell.
 pub(crate) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))

@@ -1,0 +1,312 @@
+//! One trial: sandbox, agent, tests, records. The last file written makes it count.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::agent::{Agent, End, Run};
+use super::environment::{self, Started};
+use super::error::{Error, Result};
+use super::job::{Candidate, Job, Who};
+use super::record::{self, Outcome, TrialRecord};
+use super::task::Task;
+use super::verifier::{self, Failure, Rewards};
+use super::{digest, verifier::reward_of};
+use crate::fsio;
+use crate::sandbox::{Report, Sandbox};
+
+/// One cell of the experiment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Trial {
+    /// Index of the candidate.
+    pub candidate: usize,
+    /// Index of the task.
+    pub task: usize,
+    /// Which attempt, from 0.
+    pub attempt: u32,
+}
+
+/// What is known when a trial is over, one way or the other.
+#[derive(Default)]
+struct Account {
+    phases: Map<String, Value>,
+    run: Option<Run>,
+    rewards: Option<Rewards>,
+    /// Name and message.
+    exception: Option<(String, String)>,
+    sandbox: Option<Report>,
+    notes: Vec<String>,
+    agent_secs: Option<f64>,
+}
+
+/// Runs a trial into its folder, which does not count until `result.json` is in it.
+///
+/// # Errors
+/// [`Error::Interrupted`], and errors of the job folder. A failed sandbox or model is a record.
+pub(super) fn run(job: &Job, trial: Trial) -> Result<TrialRecord> {
+    let candidate = &job.spec.candidates[trial.candidate];
+    let task = &job.spec.tasks[trial.task];
+    let name = job.trial_name(trial);
+    let dir = job.spec.dir.join(&name);
+    if dir.exists() {
+        // Left by a run that was killed, or an infrastructure failure.
+        std::fs::remove_dir_all(&dir).map_err(fsio::Error::io("remove", &dir))?;
+    }
+    for part in ["agent", "verifier", "artifacts"] {
+        fsio::create_dir_all(&dir.join(part))?;
+    }
+    let agent = job.agent_config(candidate);
+    let word = job.spec.host.word();
+    let job_dir = job.spec.dir.display().to_string();
+    let config = record::trial_config(task, &job.dataset, &name, &job_dir, &job.id, &agent, word);
+    write_json(&dir.join("config.json"), &config)?;
+    let lock = record::trial_lock(task, &job.dataset, &agent, word);
+    write_json(&dir.join("lock.json"), &lock)?;
+    let started_at = (job.spec.clock)();
+    let mut account = Account::default();
+    if let Err(error) = phases(job, trial, &name, &dir, &mut account) {
+        match error {
+            Error::Interrupted
+            | Error::Sandbox(crate::sandbox::Error::Interrupted)
+            | Error::Model(crate::engine::chat::ChatError::Cancelled) => {
+                return Err(Error::Interrupted);
+            }
+            Error::File(_) | Error::Job { .. } => return Err(error),
+            error => account.exception = Some((exception_type(&error).into(), chain(error))),
+        }
+    }
+    let times = (started_at, (job.spec.clock)());
+    write_records(job, trial, &name, &dir, &config, &account, times)
+}
+
+/// Runs the phases in Harbor's order, noting when each began and ended.
+fn phases(job: &Job, trial: Trial, name: &str, dir: &Path, account: &mut Account) -> Result<()> {
+    let candidate = &job.spec.candidates[trial.candidate];
+    let task = &job.spec.tasks[trial.task];
+    let scratch = job.scratch().join(name);
+    let clock = job.spec.clock;
+    let began = clock();
+    let Started { mut sandbox, notes } =
+        environment::start(&job.spec.host, task, scratch, &job.spec.limits, &job.spec.cancel)?;
+    account.sandbox = Some(sandbox.report().clone());
+    account.notes = notes;
+    note_phase(account, "environment_setup", began, clock());
+    let began = clock();
+    let clocked = Instant::now();
+    let worked = work(job, candidate, task, trial, sandbox.as_mut(), account);
+    account.agent_secs = Some(clocked.elapsed().as_secs_f64());
+    note_phase(account, "agent_execution", began, clock());
+    if let Some(run) = &account.run {
+        write_run(job, candidate, name, dir, run)?;
+    }
+    worked?;
+    sandbox.copy_out("/logs/agent", &dir.join("agent"))?;
+    let began = clock();
+    let verdict = verifier::verify(sandbox.as_mut(), task, dir)?;
+    note_phase(account, "verifier", began, clock());
+    match verdict {
+        Ok(rewards) => account.rewards = Some(rewards),
+        Err(failure) => note_failure(account, failure),
+    }
+    Ok(sandbox.stop()?)
+}
+
+/// Lets the agent work.
+fn work(
+    job: &Job,
+    candidate: &Candidate,
+    task: &Task,
+    trial: Trial,
+    sandbox: &mut dyn Sandbox,
+    account: &mut Account,
+) -> Result<()> {
+    let timed_out = match &candidate.who {
+        Who::Nop => false,
+        Who::Oracle => verifier::run_oracle(sandbox, task, task.agent_timeout)?.timed_out,
+        Who::Model(model) => {
+            let mut settings = job.spec.settings.clone();
+            let seed = format!("{} {} {}", job.spec.seed, task.digest, trial.attempt);
+            settings.sampling.seed = digest::number(&seed);
+            let mut agent = Agent {
+                model: model.as_ref(),
+                sandbox,
+                prompts: &job.spec.prompts,
+                settings: &settings,
+                deadline: task.agent_timeout.map(|time| Instant::now() + time),
+                cancel: job.spec.cancel.clone(),
+            };
+            let run = agent.run(&task.instruction)?;
+            let timed_out = run.end == End::Timeout;
+            account.run = Some(run);
+            timed_out
+        }
+    };
+    if timed_out {
+        let secs = task.agent_timeout.unwrap_or_default().as_secs_f64();
+        let message = format!("the agent did not finish within {secs} s");
+        account.exception = Some(("AgentTimeoutError".into(), message));
+    }
+    Ok(())
+}
+
+fn note_failure(account: &mut Account, failure: Failure) {
+    // Harbor keeps the first exception, and a time-out of the agent comes before.
+    account.exception.get_or_insert_with(|| {
+        (failure.exception_type().into(), "the tests gave no reward".into())
+    });
+}
+
+fn note_phase(account: &mut Account, phase: &str, began: Timestamp, ended: Timestamp) {
+    let times = json!({"started_at": began.to_string(), "finished_at": ended.to_string()});
+    account.phases.insert(phase.into(), times);
+}
+
+/// Names an infrastructure failure as Harbor would, so that its statistics show it apart.
+fn exception_type(error: &Error) -> &'static str {
+    match error {
+        Error::Model(_) => "ModelInfrastructureError",
+        Error::Task { .. } => "EnvironmentBuildError",
+        _ => "SandboxInfrastructureError",
+    }
+}
+
+fn chain(error: Error) -> String {
+    let error = crate::error::Error::from(error);
+    let mut parts = vec![error.to_string()];
+    parts.extend(error.causes());
+    parts.join(": ")
+}
+
+fn write_run(job: &Job, candidate: &Candidate, name: &str, dir: &Path, run: &Run) -> Result<()> {
+    let tools = &job.spec.prompts.tools;
+    let trajectory = record::trajectory(run, name, &candidate.name, tools);
+    write_json(&dir.join("agent/trajectory.json"), &trajectory)?;
+    let messages: Vec<Value> = run.messages.iter().map(|m| m.to_openai()).collect();
+    write_json(&dir.join("agent/messages.json"), &messages.into())
+}
+
+fn write_records(
+    job: &Job,
+    trial: Trial,
+    name: &str,
+    dir: &Path,
+    config: &Value,
+    account: &Account,
+    (started_at, finished_at): (Timestamp, Timestamp),
+) -> Result<TrialRecord> {
+    let task = &job.spec.tasks[trial.task];
+    let candidate = &job.spec.candidates[trial.candidate];
+    let exception = account.exception.as_ref().map(|(kind, message)| {
+        json!({
+            "exception_type": kind,
+            "exception_message": message,
+            "exception_traceback": "",
+            "occurred_at": finished_at.to_string(),
+        })
+    });
+    if let Some((kind, message)) = &account.exception {
+        let text = format!("{kind}: {message}\n");
+        fsio::write_atomic(&dir.join("exception.txt"), text.as_bytes())?;
+    }
+    write_json(&dir.join("tmax-ckpt.json"), &provenance(job, trial, account))?;
+    let phase = |name: &str| account.phases.get(name).cloned().unwrap_or(Value::Null);
+    let model = matches!(candidate.who, Who::Model(_));
+    let result = json!({
+        "id": digest::uuid(&format!("{} {}", job.id, job.key(trial))),
+        "task_name": task.name,
+        "trial_name": name,
+        "trial_uri": format!("file://{}", dir.display()),
+        "task_id": {"path": task.dir},
+        "source": job.dataset,
+        "task_checksum": task.digest,
+        "config": config,
+        "agent_info": {
+            "name": candidate.who.word(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "model_info": model.then(|| json!({"name": candidate.name})),
+        },
+        "agent_result": agent_result(trial, account),
+        "verifier_result": account.rewards.as_ref().map(|rewards| json!({"rewards": rewards})),
+        "verifier_environment_mode": "shared",
+        "exception_info": exception,
+        "started_at": started_at.to_string(),
+        "finished_at": finished_at.to_string(),
+        "environment_setup": phase("environment_setup"),
+        "agent_setup": null,
+        "agent_execution": phase("agent_execution"),
+        "verifier": phase("verifier"),
+        "step_results": null,
+    });
+    write_json(&dir.join("result.json"), &result)?;
+    let record = super::import::record_of(&result, name);
+    debug_assert_eq!(record.reward, account.rewards.as_ref().and_then(reward_of));
+    Ok(record)
+}
+
+fn agent_result(trial: Trial, account: &Account) -> Value {
+    let usage = account.run.as_ref().map(|run| run.usage);
+    let mut metadata = json!({"attempt": trial.attempt, "agent_secs": account.agent_secs});
+    if let Some(run) = &account.run {
+        metadata["turns"] = run.steps.len().into();
+        metadata["format_errors"] = run.format_errors().into();
+        metadata["end"] = json!(run.end);
+    }
+    json!({
+        "n_input_tokens": usage.map(|usage| usage.prompt_tokens),
+        "n_cache_tokens": usage.map(|usage| usage.cached_tokens),
+        "n_output_tokens": usage.map(|usage| usage.completion_tokens),
+        "cost_usd": null,
+        "rollout_details": null,
+        "metadata": metadata,
+    })
+}
+
+/// What a score depends on and Harbor has no field for.
+fn provenance(job: &Job, trial: Trial, account: &Account) -> Value {
+    let candidate = &job.spec.candidates[trial.candidate];
+    json!({
+        "schema": "tmax-ckpt.trial/1",
+        "key": job.key(trial),
+        "repository": candidate.repository,
+        "commit": candidate.commit,
+        "task_digest": job.spec.tasks[trial.task].digest,
+        "harness_digest": job.harness_digest,
+        "attempt": trial.attempt,
+        "seed": job.spec.seed,
+        "sandbox": account.sandbox,
+        "notes": account.notes,
+    })
+}
+
+/// Reads the record of a finished trial; `None` if it has to be run (again).
+///
+/// # Errors
+/// [`Error::Job`] when the folder holds another trial's record under this name.
+pub(super) fn finished(job: &Job, trial: Trial) -> Result<Option<TrialRecord>> {
+    let name = job.trial_name(trial);
+    let dir: PathBuf = job.spec.dir.join(&name);
+    let path = dir.join("result.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let parse = |path: &Path| -> Result<Value> {
+        let bytes = fsio::read_capped(path, 64 << 20)?;
+        let remedy = format!("remove {} and run again", dir.display());
+        serde_json::from_slice(&bytes).map_err(|error| Error::job(path, error, remedy))
+    };
+    let result = parse(&path)?;
+    if parse(&dir.join("tmax-ckpt.json"))?["key"] != job.key(trial).as_str() {
+        let remedy = format!("remove {} and run again", dir.display());
+        return Err(Error::job(&dir, "it holds another trial under this name", remedy));
+    }
+    let record = super::import::record_of(&result, &name);
+    Ok((record.outcome != Outcome::Infrastructure).then_some(record))
+}
+
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).expect("a value serialises");
+    text.push('\n');
+    Ok(fsio::write_atomic(path, text.as_bytes())?)
+}

@@ -1,0 +1,150 @@
+//! Grading: the task's tests run after the agent, and what they write is read strictly.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::error::Result;
+use super::task::Task;
+use crate::sandbox::{ExecRequest, Sandbox};
+
+/// Why there is no reward although the tests were run. The names are Harbor's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The tests ran out of time.
+    Timeout,
+    /// They wrote neither reward file.
+    NotFound,
+    /// They wrote an empty one.
+    Empty,
+    /// They wrote no finite number from 0 to 1.
+    NotANumber,
+}
+
+impl Failure {
+    /// Returns Harbor's name of the exception.
+    #[must_use]
+    pub fn exception_type(self) -> &'static str {
+        match self {
+            Self::Timeout => "VerifierTimeoutError",
+            Self::NotFound => "RewardFileNotFoundError",
+            Self::Empty => "RewardFileEmptyError",
+            Self::NotANumber => "VerifierOutputParseError",
+        }
+    }
+}
+
+/// What the tests gave: all numbers by name, the one that counts under `reward`.
+pub type Rewards = Map<String, Value>;
+
+/// Puts the tests into the sandbox, runs them, and copies logs and artifacts to the trial's folder.
+///
+/// # Errors
+/// When the sandbox fails.
+pub fn verify(
+    sandbox: &mut dyn Sandbox,
+    task: &Task,
+    trial_dir: &Path,
+) -> Result<Result<Rewards, Failure>> {
+    // What stands there now was put there by the agent.
+    sandbox.empty_dir("/logs/verifier")?;
+    sandbox.copy_in(&task.dir.join("tests"), "/tests")?;
+    let script = "chmod +x /tests/test.sh && /tests/test.sh > /logs/verifier/test-stdout.txt 2>&1";
+    let mut request = ExecRequest::new(script, task.verifier_timeout);
+    request.env.clone_from(&task.verifier_env);
+    let done = sandbox.exec(&request)?;
+    sandbox.copy_out("/logs/verifier", &trial_dir.join("verifier"))?;
+    sandbox.copy_out("/logs/artifacts", &trial_dir.join("artifacts"))?;
+    if done.timed_out {
+        return Ok(Err(Failure::Timeout));
+    }
+    Ok(read_rewards(&trial_dir.join("verifier")))
+}
+
+/// Runs the task's own solution.
+///
+/// # Errors
+/// When the sandbox fails.
+pub fn run_oracle(
+    sandbox: &mut dyn Sandbox,
+    task: &Task,
+    timeout: Option<Duration>,
+) -> Result<crate::sandbox::ExecOutput> {
+    sandbox.copy_in(&task.dir.join("solution"), "/solution")?;
+    let script = "chmod +x /solution/solve.sh && /solution/solve.sh > /logs/agent/oracle.txt 2>&1";
+    let timeout = timeout.unwrap_or(Duration::from_secs(24 * 3600));
+    let mut request = ExecRequest::new(script, timeout);
+    request.env.clone_from(&task.solution_env);
+    Ok(sandbox.exec(&request)?)
+}
+
+/// Reads `reward.json`, else `reward.txt`.
+///
+/// # Errors
+/// [`Failure`].
+pub fn read_rewards(dir: &Path) -> Result<Rewards, Failure> {
+    if let Some(text) = read(&dir.join("reward.json"))? {
+        let Ok(Value::Object(rewards)) = serde_json::from_str::<Value>(&text) else {
+            return Err(Failure::NotANumber);
+        };
+        return check(rewards);
+    }
+    let Some(text) = read(&dir.join("reward.txt"))? else { return Err(Failure::NotFound) };
+    let number: f64 = text.trim().parse().map_err(|_| Failure::NotANumber)?;
+    let number = serde_json::Number::from_f64(number).ok_or(Failure::NotANumber)?;
+    check(Map::from_iter([("reward".to_owned(), Value::Number(number))]))
+}
+
+/// Returns the number that counts: `reward`, or the only one.
+#[must_use]
+pub fn reward_of(rewards: &Rewards) -> Option<f64> {
+    let only = || rewards.values().next().filter(|_| rewards.len() == 1);
+    rewards.get("reward").or_else(only)?.as_f64()
+}
+
+fn check(rewards: Rewards) -> Result<Rewards, Failure> {
+    let fits = reward_of(&rewards).is_some_and(|reward| (0.0..=1.0).contains(&reward));
+    let numbers = rewards.values().all(|value| value.as_f64().is_some_and(f64::is_finite));
+    if fits && numbers { Ok(rewards) } else { Err(Failure::NotANumber) }
+}
+
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    // Copied out of the sandbox: never a link, but perhaps anything else.
+    if !path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        return Ok(None);
+    }
+    let bytes = crate::fsio::read_capped(path, 1 << 20).map_err(|_| Failure::NotANumber)?;
+    let text = String::from_utf8(bytes).map_err(|_| Failure::NotANumber)?;
+    if text.trim().is_empty() { Err(Failure::Empty) } else { Ok(Some(text)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, read_rewards, reward_of};
+
+    #[test]
+    fn rewards_are_read_strictly() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let read = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).expect("writes");
+            let read = read_rewards(dir.path()).map(|rewards| reward_of(&rewards));
+            std::fs::remove_file(dir.path().join(name)).expect("removes");
+            read
+        };
+        assert_eq!(read_rewards(dir.path()), Err(Failure::NotFound));
+        assert_eq!(read("reward.txt", "1\n"), Ok(Some(1.0)));
+        assert_eq!(read("reward.txt", " 0.25 "), Ok(Some(0.25)));
+        assert_eq!(read("reward.txt", "\n"), Err(Failure::Empty));
+        for text in ["nan", "inf", "-0.1", "1.5", "yes", "1 1"] {
+            assert_eq!(read("reward.txt", text), Err(Failure::NotANumber), "{text}");
+        }
+        assert_eq!(read("reward.json", "{\"reward\": 0.5, \"speed\": 30}"), Ok(Some(0.5)));
+        assert_eq!(read("reward.json", "{\"score\": 1}"), Ok(Some(1.0)));
+        for text in
+            ["{}", "[1]", "{\"a\": 1, \"b\": 1}", "{\"reward\": \"1\"}", "{\"reward\": 1e999}"]
+        {
+            assert_eq!(read("reward.json", text), Err(Failure::NotANumber), "{text}");
+        }
+    }
+}
