@@ -8,7 +8,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull, steps, strip, verify};
+use super::{cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull, score, steps, strip, verify};
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -85,6 +85,8 @@ pub enum Command {
     Pull(pull::Args),
     /// Show and clean the cache that is shared with hf, transformers and vLLM
     Cache(cache::Args),
+    /// Run the tasks into a job folder, resumable; `score import DIR` reads one
+    Score(Box<score::Args>),
     /// Show every setting and where it came from
     Config(config::Args),
     /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them

@@ -24,6 +24,8 @@ pub mod pull;
 pub mod reference;
 pub mod render;
 pub mod resolve;
+pub mod score;
+pub mod scoring;
 pub mod settings;
 pub mod signals;
 pub mod strip;
@@ -79,6 +81,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
         Command::Steps(args) => steps::run(args, ctx),
         Command::Pull(args) => pull::run(args, ctx),
         Command::Cache(args) => cache::run(args, ctx),
+        Command::Score(args) => score::run(*args, ctx),
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
         Command::Export(args) => export::run(args, ctx),

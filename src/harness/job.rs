@@ -168,9 +168,24 @@ impl Job {
     /// # Errors
     /// [`Error::Interrupted`]; the job folder's; the infrastructure's, when nothing works at all.
     pub fn run(&self, wanted: &[Trial]) -> Result<Vec<TrialRecord>> {
+        self.run_each(wanted, &|_| ())
+    }
+
+    /// As [`Job::run`]; `each` gets every record as soon as there is one, finished ones first.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn run_each(
+        &self,
+        wanted: &[Trial],
+        each: &(dyn Fn(&TrialRecord) + Sync),
+    ) -> Result<Vec<TrialRecord>> {
         let mut slots: Vec<Option<TrialRecord>> = Vec::new();
         for trial in wanted {
             slots.push(self.finished(*trial)?);
+            if let Some(Some(record)) = slots.last() {
+                each(record);
+            }
         }
         let open: Vec<usize> = (0..wanted.len()).filter(|i| slots[*i].is_none()).collect();
         let shared = Shared {
@@ -178,6 +193,7 @@ impl Job {
             failed: AtomicUsize::new(0),
             worked: AtomicUsize::new(wanted.len() - open.len()),
             error: Mutex::new(None),
+            each,
         };
         let slots = Mutex::new(slots);
         let progress = &self.spec.progress;
@@ -201,7 +217,7 @@ impl Job {
         wanted: &[Trial],
         open: &[usize],
         slots: &Mutex<Vec<Option<TrialRecord>>>,
-        shared: &Shared,
+        shared: &Shared<'_>,
     ) {
         loop {
             let at = shared.next.fetch_add(1, Ordering::SeqCst);
@@ -218,6 +234,7 @@ impl Job {
                     self.spec.progress.advance(&name, 1);
                     self.spec.progress.item_done(&name, &word);
                     shared.count(self, &record);
+                    (shared.each)(&record);
                     let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
                     slots[*slot] = Some(record);
                 }
@@ -325,14 +342,15 @@ impl Job {
     }
 }
 
-struct Shared {
+struct Shared<'a> {
     next: AtomicUsize,
     failed: AtomicUsize,
     worked: AtomicUsize,
     error: Mutex<Option<Error>>,
+    each: &'a (dyn Fn(&TrialRecord) + Sync),
 }
 
-impl Shared {
+impl Shared<'_> {
     fn has_error(&self) -> bool {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }

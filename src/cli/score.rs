@@ -1,0 +1,217 @@
+//! `score`: run tasks into a job folder, or read one.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum, ValueHint};
+use serde_json::json;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::scoring::{Model, ScoringArgs, with_job_help};
+use crate::error::Result;
+use crate::harness::import::{self, Imported, StepSummary};
+use crate::harness::job::{Candidate, Job, Who};
+use crate::harness::record::TrialRecord;
+use crate::harness::trial::Trial;
+
+/// Run the tasks into a job folder of Harbor's layout, resumable; `score import DIR` reads one
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Checkpoints to score
+    #[arg(value_name = "CKPT")]
+    checkpoints: Vec<String>,
+    /// The job folder; the same command again goes on in it
+    #[arg(short, long, value_name = "JOBDIR", required = true, value_hint = ValueHint::DirPath)]
+    output: Option<PathBuf>,
+    /// Who works on the tasks
+    #[arg(long, value_enum, default_value = "model")]
+    agent: AgentChoice,
+    /// Attempts of each task
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    attempts: u32,
+    /// Print what would be run, and run nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    #[command(flatten)]
+    scoring: Option<ScoringArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Read a job folder that Harbor or this program wrote
+    Import {
+        /// The job folder
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+/// Who works on the tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AgentChoice {
+    /// The checkpoints
+    Model,
+    /// The tasks' own solutions: all should get 1
+    Oracle,
+    /// Nobody: all should get 0
+    Nop,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Checkpoints, tasks, sandbox or job folder cannot be used; an interruption.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    if let Some(Action::Import { dir }) = &args.action {
+        let imported = import::read(dir)?;
+        return Ok(outcome(ctx, dir, &imported, Emit::Trials));
+    }
+    let (Some(scoring), Some(dir)) = (&args.scoring, &args.output) else {
+        unreachable!("clap requires --tasks and --output")
+    };
+    let models = match args.agent {
+        AgentChoice::Model => scoring.models(&args.checkpoints, ctx)?,
+        AgentChoice::Oracle => vec![stand_in(Who::Oracle)],
+        AgentChoice::Nop => vec![stand_in(Who::Nop)],
+    };
+    let candidates: Vec<Candidate> = models.iter().map(|m| m.candidate.clone()).collect();
+    if args.dry_run {
+        return dry_run(&args, scoring, dir, &candidates);
+    }
+    let (job, _watch) = scoring.open_job(dir, candidates, args.attempts, ctx)?;
+    let ran = run_all(&job, &models, ctx);
+    // What is finished is summed up even if the rest failed or was interrupted.
+    job.finish()?;
+    ran.map_err(|error| with_job_help(error, dir))?;
+    let imported = import::read(&job.spec().dir)?;
+    Ok(outcome(ctx, &job.spec().dir, &imported, Emit::SummaryOnly))
+}
+
+fn stand_in(who: Who) -> Model {
+    let name = who.word();
+    Model::of(Candidate {
+        name: name.into(),
+        repository: String::new(),
+        commit: String::new(),
+        who,
+    })
+}
+
+/// Runs the candidates one after another, so that one checkpoint at a time is in memory.
+fn run_all(job: &Job, models: &[Model], ctx: &Context) -> Result<()> {
+    for (index, model) in models.iter().enumerate() {
+        let trials: Vec<Trial> =
+            job.planned().into_iter().filter(|trial| trial.candidate == index).collect();
+        let mut open = 0;
+        for trial in &trials {
+            open += usize::from(job.finished(*trial)?.is_none());
+        }
+        if open > 0 {
+            model.load()?;
+        }
+        job.run_each(&trials, &|record| emit(ctx, record))?;
+        model.unload();
+    }
+    Ok(())
+}
+
+fn emit(ctx: &Context, record: &TrialRecord) {
+    let mut line = json!({"schema": "tmax-ckpt.score.trial/1"});
+    let fields = serde_json::to_value(record).expect("records serialise");
+    if let (Some(line), serde_json::Value::Object(fields)) = (line.as_object_mut(), fields) {
+        line.extend(fields);
+        line.insert("score".into(), json!(record.score()));
+    }
+    ctx.emit(&line);
+}
+
+fn dry_run(
+    args: &Args,
+    scoring: &ScoringArgs,
+    dir: &Path,
+    candidates: &[Candidate],
+) -> Result<Outcome> {
+    let tasks = crate::harness::task::load_all(&scoring.tasks)?;
+    scoring.settings()?;
+    let kept = tasks.iter().filter(|t| scoring.only.is_empty() || scoring.only.contains(&t.name));
+    let tasks = kept.count();
+    let trials = tasks * candidates.len() * args.attempts as usize;
+    let names: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
+    let fields = json!({
+        "job": dir, "dry_run": true, "tasks": tasks, "attempts": args.attempts,
+        "candidates": names, "trials": trials,
+    });
+    let human = format!(
+        "would run {trials} trials ({} × {tasks} tasks × {} attempts) into {}\n",
+        names.join(", "),
+        args.attempts,
+        dir.display()
+    );
+    Ok(Outcome::new("score", &fields).human(human).quiet(dir.display().to_string()))
+}
+
+/// Which JSON lines come before the summary.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Emit {
+    Trials,
+    SummaryOnly,
+}
+
+fn outcome(ctx: &Context, dir: &Path, imported: &Imported, which: Emit) -> Outcome {
+    if which == Emit::Trials {
+        for record in &imported.records {
+            emit(ctx, record);
+        }
+    }
+    let steps = import::summarise(&imported.records);
+    let fields = json!({
+        "job": dir,
+        "trials": imported.records.len(),
+        "unfinished": imported.unfinished.len(),
+        "steps": steps,
+    });
+    let mut outcome =
+        Outcome::new("score", &fields).human(table(&steps)).quiet(dir.display().to_string());
+    let failures: usize = steps.iter().map(|step| step.infrastructure_failures).sum();
+    if failures > 0 {
+        outcome = outcome.hint(format!(
+            "note: {failures} trials failed for reasons of the machine and count nowhere; \
+             the same command runs them again"
+        ));
+    }
+    if !imported.unfinished.is_empty() {
+        let count = imported.unfinished.len();
+        outcome = outcome.hint(format!("note: {count} trials were begun and not finished"));
+    }
+    outcome
+}
+
+fn table(steps: &[StepSummary]) -> String {
+    let width = steps.iter().map(|step| step.step.chars().count()).max().unwrap_or(4).max(4);
+    let mut text = String::new();
+    writeln!(
+        text,
+        "{:<width$}     mean  trials  tasks  out of time  no verdict  machine failed",
+        "step"
+    )
+    .expect("strings grow");
+    for step in steps {
+        let mean = step.mean.map_or("–".into(), |mean| format!("{:.3}%", 100.0 * mean));
+        writeln!(
+            text,
+            "{:<width$}  {mean:>7}  {:>6}  {:>5}  {:>11}  {:>10}  {:>14}",
+            step.step,
+            step.scored,
+            step.tasks,
+            step.timeouts,
+            step.no_verdict,
+            step.infrastructure_failures
+        )
+        .expect("strings grow");
+    }
+    text
+}
