@@ -13,6 +13,7 @@ pub mod resample;
 pub mod rng;
 pub mod sim;
 pub mod stop;
+pub mod summary;
 
 use crate::error::{Diagnose, Kind};
 use crate::name::escape;
