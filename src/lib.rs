@@ -25,5 +25,6 @@ pub mod progress;
 pub mod quant;
 pub mod safetensors;
 pub mod sandbox;
+pub mod report;
 pub mod select;
 pub mod units;

@@ -19,3 +19,4 @@ mod sandbox;
 mod strip;
 mod score;
 mod tidy;
+mod select;

@@ -8,7 +8,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull, score, steps, strip, verify};
+use super::{cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull, score, select, steps, strip, verify};
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -87,6 +87,8 @@ pub enum Command {
     Cache(cache::Args),
     /// Run the tasks into a job folder, resumable; `score import DIR` reads one
     Score(Box<score::Args>),
+    /// Choose a step from finished records, with intervals and a report
+    Select(select::Args),
     /// Show every setting and where it came from
     Config(config::Args),
     /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them

@@ -18,6 +18,7 @@ pub mod failure;
 pub mod inspect;
 pub mod hub;
 pub mod logprobs;
+pub mod jobs;
 pub mod man;
 pub mod outcome;
 pub mod pull;
@@ -26,6 +27,7 @@ pub mod render;
 pub mod resolve;
 pub mod score;
 pub mod scoring;
+pub mod select;
 pub mod settings;
 pub mod signals;
 pub mod strip;
@@ -82,6 +84,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
         Command::Pull(args) => pull::run(args, ctx),
         Command::Cache(args) => cache::run(args, ctx),
         Command::Score(args) => score::run(*args, ctx),
+        Command::Select(args) => select::run(args, ctx),
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
         Command::Export(args) => export::run(args, ctx),

@@ -1,7 +1,8 @@
 //! Which step to try next, and on which task.
 //!
-//! Top-two Thompson sampling draws the scores of all steps from the posterior twice, takes the
-//! two leaders that come up, and spends the next attempt where it tells these two apart best.
+//! Top-two Thompson sampling draws the scores of all steps from the posterior, takes the leader
+//! that comes up and those that lead in further draws, and spends the next attempt where it tells
+//! the first from the others best.
 //! Uniform allocation and successive halving are here for comparison, and for those who want
 //! plain means of the same number of attempts everywhere. All three give all steps the same
 //! task list.
@@ -68,7 +69,7 @@ impl Budget {
 const FAILURES_MAX: u32 = 3;
 /// How often the spread of the difficulties is learnt anew, in verdicts.
 const SPREAD_EVERY: usize = 10;
-const CHALLENGER_DRAWS: usize = 200;
+const CHALLENGER_DRAWS: usize = 60;
 /// Newton's error after a step this long (in logits) is far below any that matters for sampling.
 const TOLERANCE: f64 = 0.02;
 
@@ -168,18 +169,17 @@ impl Allocator {
         self.failures[step * self.model.tasks() + task] < FAILURES_MAX
     }
 
-    /// Draws a leader and a challenger, and returns the cell of either that tells them apart best.
+    /// Draws a leader and its challengers, and returns the cell that tells them apart best.
     fn top_two(&mut self) -> Option<Ask> {
         let curvature = self.refresh();
         let scores = self.model.scores(&curvature);
-        let (leader, challenger) =
-            if self.model.steps() == 1 { (0, 0) } else { draw_top_two(&scores, &mut self.rng) };
-        let gains = self.model.gains(&curvature, leader, challenger);
+        let (leader, challengers) = draw_top_two(&scores, &mut self.rng);
+        let gains = self.model.gains(&curvature, leader, &challengers);
         let start = self.rng.below(gains.len());
         let mut best: Option<&Gain> = None;
         // Ties, of which the start is full, go to the first after a random place.
         for gain in gains[start..].iter().chain(&gains[..start]) {
-            let ahead = best.is_none_or(|b| gain.reduction > b.reduction * (1.0 + 1e-9));
+            let ahead = best.is_none_or(|b| gain.share > b.share * (1.0 + 1e-9));
             if ahead && self.open(gain.step, gain.task) {
                 best = Some(gain);
             }
@@ -223,27 +223,31 @@ impl Allocator {
     }
 }
 
-/// Draws scores until two different steps have led.
-fn draw_top_two(scores: &Scores, rng: &mut Rng) -> (usize, usize) {
+/// Draws a leader, and the steps that lead instead in further draws, weighted by how often.
+fn draw_top_two(scores: &Scores, rng: &mut Rng) -> (usize, Vec<(usize, f64)>) {
     let factor = scores.covariance.cholesky();
     let mut draw = vec![0.0; scores.mean.len()];
     scores.draw(&factor, rng, &mut draw);
     let leader = argmax(&draw);
+    let mut leads = vec![0.0; draw.len()];
     for _ in 0..CHALLENGER_DRAWS {
         scores.draw(&factor, rng, &mut draw);
-        let other = argmax(&draw);
-        if other != leader {
-            return (leader, other);
-        }
+        leads[argmax(&draw)] += 1.0;
+    }
+    leads[leader] = 0.0;
+    let challengers: Vec<(usize, f64)> =
+        leads.into_iter().enumerate().filter(|(_, count)| *count > 0.0).collect();
+    if !challengers.is_empty() || scores.mean.len() == 1 {
+        return (leader, challengers);
     }
     // The leader is all but certain: the step that is nearest in standard errors challenges.
     let distance = |step: usize| {
         (scores.mean[leader] - scores.mean[step]) / scores.difference_sd(leader, step).max(1e-6)
     };
-    let challenger = (0..draw.len())
+    let nearest = (0..scores.mean.len())
         .filter(|step| *step != leader)
         .min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
-    (leader, challenger.unwrap_or(leader))
+    (leader, nearest.into_iter().map(|step| (step, 1.0)).collect())
 }
 
 /// Returns the index of the largest value, the first of equals.

@@ -30,7 +30,7 @@ pub struct Prior {
 
 impl Default for Prior {
     fn default() -> Self {
-        Self { task_sd: 2.5, step_sd: 0.7, interaction_sd: 0.3, level_sd: 3.0 }
+        Self { task_sd: 2.5, step_sd: 0.5, interaction_sd: 0.3, level_sd: 3.0 }
     }
 }
 
@@ -110,8 +110,8 @@ pub struct Gain {
     pub step: usize,
     /// Index of the task.
     pub task: usize,
-    /// By how much the variance of the difference in question is expected to fall.
-    pub reduction: f64,
+    /// By what share the variances of the leads in question are expected to fall.
+    pub share: f64,
 }
 
 impl Rasch {
@@ -385,41 +385,77 @@ impl Rasch {
             .collect()
     }
 
-    /// Returns the worth of one more attempt in each cell of the steps `a` and `b`: by how much it
-    /// is expected to cut the variance of the difference of their scores.
+    /// Returns the worth of one more attempt in each cell of the leader and its challengers: by
+    /// how much it is expected to cut the variance of the leader's lead over each challenger, as
+    /// a share of that variance, summed with the challengers' weights.
     ///
     /// These are the informative tasks: those that neither step always solves nor always fails,
-    /// that were not tried often, and whose difficulty the other step has pinned down.
+    /// that were not tried often, and whose difficulty the other steps have pinned down. An
+    /// attempt of the leader serves all its leads at once, which gives it the larger part that
+    /// optimal allocation gives it.
     #[must_use]
-    pub fn gains(&self, c: &Curvature, a: usize, b: usize) -> Vec<Gain> {
+    pub fn gains(&self, c: &Curvature, leader: usize, challengers: &[(usize, f64)]) -> Vec<Gain> {
         let gradients = self.gradients(c);
-        let contrast: Vec<f64> =
-            gradients[a].ability.iter().zip(&gradients[b].ability).map(|(x, y)| x - y).collect();
-        let through = c.ability.times(&contrast);
-        let total = 1.0 / self.tasks as f64;
-        let mut column = vec![0.0; self.steps];
-        let mut gains = Vec::with_capacity(2 * self.tasks);
-        for t in 0..self.tasks {
-            self.column(&c.weight, t, &mut column);
-            let d = c.task[t];
-            let spread = c.ability.times(&column);
-            let both = dot(&column, &spread) / (d * d);
-            let apart = gradients[a].shared[t] - gradients[b].shared[t];
-            let shared = (apart - dot(&through, &column)) / d;
-            for (s, sign) in [(a, 1.0), (b, -1.0)] {
-                let i = s * self.tasks + t;
-                let unit = c.p[i] * (1.0 - c.p[i]);
-                let own = 1.0 / (c.information[i] + c.kappa);
-                let f = c.shared[i];
-                let covariance = sign * unit * total * own + f * (shared + through[s]);
-                let variance =
-                    own + f * f * (1.0 / d + c.ability.at(s, s) - 2.0 * spread[s] / d + both);
-                let reduction = covariance * covariance / (1.0 / unit + variance);
-                gains.push(Gain { step: s, task: t, reduction });
+        let scores = self.scores(c);
+        let mut gains: Vec<Gain> = std::iter::once(leader)
+            .chain(challengers.iter().map(|challenger| challenger.0))
+            .flat_map(|step| (0..self.tasks).map(move |task| Gain { step, task, share: 0.0 }))
+            .collect();
+        let spreads: Vec<Spread> = (0..self.tasks).map(|t| self.spread(c, t)).collect();
+        for (i, &(challenger, weight)) in challengers.iter().enumerate() {
+            let sd = scores.difference_sd(leader, challenger);
+            let factor = weight / (sd * sd).max(f64::MIN_POSITIVE);
+            let (a, b) = (&gradients[leader], &gradients[challenger]);
+            let contrast: Vec<f64> = a.ability.iter().zip(&b.ability).map(|(x, y)| x - y).collect();
+            let through = c.ability.times(&contrast);
+            for t in 0..self.tasks {
+                let apart = a.shared[t] - b.shared[t];
+                let shared = (apart - dot(&through, &spreads[t].column)) / c.task[t];
+                for (place, s, sign) in [(0, leader, 1.0), (i + 1, challenger, -1.0)] {
+                    let cut = self.reduction(c, &spreads[t], s, t, sign, shared + through[s]);
+                    gains[place * self.tasks + t].share += factor * cut;
+                }
             }
         }
         gains
     }
+
+    fn spread(&self, c: &Curvature, task: usize) -> Spread {
+        let mut column = vec![0.0; self.steps];
+        self.column(&c.weight, task, &mut column);
+        let through = c.ability.times(&column);
+        let both = dot(&column, &through) / (c.task[task] * c.task[task]);
+        Spread { column, through, both }
+    }
+
+    /// Returns the fall of the variance of a lead by one attempt at a cell, whose covariance with
+    /// the lead through abilities and difficulties is `shared`.
+    fn reduction(
+        &self,
+        c: &Curvature,
+        spread: &Spread,
+        step: usize,
+        task: usize,
+        sign: f64,
+        shared: f64,
+    ) -> f64 {
+        let i = step * self.tasks + task;
+        let unit = c.p[i] * (1.0 - c.p[i]);
+        let own = 1.0 / (c.information[i] + c.kappa);
+        let f = c.shared[i];
+        let d = c.task[task];
+        let covariance = sign * unit * own / self.tasks as f64 + f * shared;
+        let ability = c.ability.at(step, step) - 2.0 * spread.through[step] / d + spread.both;
+        let variance = own + f * f * (1.0 / d + ability);
+        covariance * covariance / (1.0 / unit + variance)
+    }
+}
+
+/// One task's column of weights, and what the covariance of the abilities makes of it.
+struct Spread {
+    column: Vec<f64>,
+    through: Vec<f64>,
+    both: f64,
 }
 
 /// The gradient of one step's score, interactions and tasks eliminated.
@@ -552,11 +588,11 @@ mod tests {
             let v = m.scores(&m.curvature()).covariance;
             v.at(0, 0) + v.at(2, 2) - 2.0 * v.at(0, 2)
         };
-        for gain in model.gains(&c, 0, 2) {
+        for gain in model.gains(&c, 0, &[(2, 1.0)]) {
             let mut tried = model.clone();
             tried.expect(gain.step, gain.task);
-            let fall = spread(&model) - spread(&tried);
-            assert!((fall - gain.reduction).abs() < 1e-12, "{gain:?} {fall}");
+            let fall = 1.0 - spread(&tried) / spread(&model);
+            assert!((fall - gain.share).abs() < 1e-9, "{gain:?} {fall}");
         }
     }
 
@@ -571,8 +607,8 @@ mod tests {
             }
         }
         model.fit(1e-9);
-        let gains = model.gains(&model.curvature(), 0, 1);
-        let of = |task| gains.iter().filter(|g| g.task == task).map(|g| g.reduction).sum::<f64>();
+        let gains = model.gains(&model.curvature(), 0, &[(1, 1.0)]);
+        let of = |task| gains.iter().filter(|g| g.task == task).map(|g| g.share).sum::<f64>();
         assert!(of(1) > 2.0 * of(0) && of(1) > 2.0 * of(2));
     }
 

@@ -1,0 +1,221 @@
+//! `select`: choose a step, say how sure one can be, and write the report.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{ValueEnum, ValueHint};
+use serde::Serialize;
+
+use super::context::Context;
+use super::jobs::{self, Records, Source};
+use super::outcome::Outcome;
+use super::render::{DIM, GOOD, STRONG, paint};
+use crate::error::Result;
+use crate::report::{self, Provenance};
+use crate::select::stop::TieRule;
+use crate::select::summary::{Settings, Step, Summary, summarise};
+use crate::units::plural;
+
+/// Choose a step from finished records, with intervals and a report
+///
+/// Reads job folders that Harbor or `score` wrote, one step a folder, and picks a step. A trial
+/// without a verdict is an infrastructure failure: it is counted, and never taken for a zero.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Job folders, one a step, or a folder of them; nothing is run
+    #[arg(long, value_name = "DIR", num_args = 1.., required = true, value_hint = ValueHint::DirPath)]
+    from: Vec<PathBuf>,
+    /// Write a report: one self-contained .html page, or the chart alone as .svg
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    report: Option<PathBuf>,
+    /// How to choose among steps that are close
+    #[arg(long, value_enum, default_value_t = Rule::OneSe)]
+    rule: Rule,
+    /// The step to compare the others with [default: the first]
+    #[arg(long, value_name = "STEP")]
+    baseline: Option<String>,
+    /// Probability at which a step counts as the best
+    #[arg(long, value_name = "P", default_value_t = 0.9)]
+    confidence: f64,
+    /// Difference that does not matter, in points of a hundred
+    #[arg(long, value_name = "POINTS", default_value_t = 1.0)]
+    indifference: f64,
+    /// Seed of the bootstrap and of all other draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// The tie rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rule {
+    /// The earliest step within one standard error of the best
+    OneSe,
+    /// The step with the highest estimate
+    Best,
+    /// The step with the highest lower bound
+    Lcb,
+}
+
+impl From<Rule> for TieRule {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::OneSe => Self::OneSe,
+            Rule::Best => Self::Best,
+            Rule::Lcb => Self::Lcb,
+        }
+    }
+}
+
+/// The JSON document.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    sources: &'a [Source],
+    unfinished_trials: usize,
+    changed_tasks: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<&'a Path>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Records that cannot be read or compared, a setting out of range, a report that cannot be
+/// written.
+pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
+    let records = jobs::read(&args.from)?;
+    let settings = Settings {
+        rule: args.rule.into(),
+        baseline: args.baseline.clone(),
+        confidence: args.confidence,
+        indifference: args.indifference / 100.0,
+        seed: args.seed,
+        ..Settings::default()
+    };
+    let summary = summarise(&records.table, None, &settings)?;
+    let document = Document {
+        summary: &summary,
+        sources: &records.sources,
+        unfinished_trials: records.unfinished,
+        changed_tasks: &records.changed_tasks,
+        report: args.report.as_deref(),
+    };
+    let outcome = Outcome::new("select", &document);
+    if let Some(path) = &args.report {
+        write_report(path, &summary, &outcome, &records, &args, ctx)?;
+    }
+    let mut outcome = outcome.human(text(&summary)).quiet(&summary.picked);
+    for note in report::notes(&summary).into_iter().chain(record_notes(&records)) {
+        outcome = outcome.hint(format!("note: {note}"));
+    }
+    if let Some(path) = &args.report {
+        outcome = outcome.hint(format!("report: {}", path.display()));
+    }
+    Ok(outcome)
+}
+
+fn write_report(
+    path: &Path,
+    summary: &Summary,
+    outcome: &Outcome,
+    records: &Records,
+    args: &Args,
+    ctx: &Context,
+) -> Result<()> {
+    let mut settings = vec![
+        ("seed".to_owned(), args.seed.to_string()),
+        ("resamples".to_owned(), summary.resamples.to_string()),
+        ("made".to_owned(), ctx.now().strftime("%Y-%m-%d %H:%M UTC").to_string()),
+        ("tmax-ckpt".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("command".to_owned(), command_line(args)),
+    ];
+    for source in &records.sources {
+        let model = source.model.as_deref().unwrap_or("model not named");
+        let agent = source.agent.as_deref().unwrap_or("agent not named");
+        let trials = plural(source.trials as u64, "trial");
+        let value = format!("{model} · {agent} · {trials} · sha256 {}", source.sha256);
+        settings.push((source.step.clone(), value));
+    }
+    let document = serde_json::Value::Object(outcome.document().clone());
+    let notes = record_notes(records);
+    let page = report::render(path, summary, &Provenance { settings, notes, document })?;
+    crate::fsio::write_atomic(path, page.as_bytes())?;
+    Ok(())
+}
+
+/// Returns the command that makes this report again.
+fn command_line(args: &Args) -> String {
+    let mut line = "tmax-ckpt select --from".to_owned();
+    for dir in &args.from {
+        let _ = write!(line, " {}", dir.display());
+    }
+    let rule: TieRule = args.rule.into();
+    let _ = write!(line, " --rule {} --confidence {}", rule.name(), args.confidence);
+    let _ = write!(line, " --indifference {} --seed {}", args.indifference, args.seed);
+    if let Some(baseline) = &args.baseline {
+        let _ = write!(line, " --baseline {baseline}");
+    }
+    line
+}
+
+fn record_notes(records: &Records) -> Vec<String> {
+    let mut notes = Vec::new();
+    if records.unfinished > 0 {
+        let trials = plural(records.unfinished as u64, "trial folder");
+        notes.push(format!("{trials} without a result.json left out: still running, or cut off"));
+    }
+    if !records.changed_tasks.is_empty() {
+        notes.push(format!(
+            "not the same task in all records, by its digest: {}",
+            records.changed_tasks.join(", ")
+        ));
+    }
+    notes
+}
+
+/// Returns the table for people.
+fn text(summary: &Summary) -> String {
+    let width = summary.steps.iter().map(|s| s.step.chars().count()).max().unwrap_or(0).max(8);
+    let versus = format!("vs {}", summary.baseline);
+    let mut text = format!(
+        "{:width$}  {:>6}  {:>13}  {:>24}  {:>7}  {:>6}\n",
+        "step", "pass@1", "95% interval", versus, "P(best)", "regret"
+    );
+    for step in &summary.steps {
+        text.push_str(&row(summary, step, width));
+    }
+    let [fewest, most] = summary.attempts_a_cell;
+    let attempts = if fewest == most { fewest.to_string() } else { format!("{fewest} to {most}") };
+    let tasks = plural(summary.tasks.len() as u64, "task");
+    let _ = writeln!(text, "{tasks} × {attempts} attempts. {}", report::rule_sentence(summary));
+    let _ = writeln!(text, "{}", paint(STRONG, report::verdict(summary)));
+    text
+}
+
+fn row(summary: &Summary, step: &Step, width: usize) -> String {
+    let interval = step
+        .interval_new_tasks
+        .map_or_else(String::new, |i| format!("{:.1} … {:.1}", i.low * 100.0, i.high * 100.0));
+    let versus = step.versus_baseline.as_ref().map_or_else(String::new, |v| {
+        let interval = v.interval.map_or_else(String::new, |i| {
+            format!(" ({:+.1} … {:+.1})", i.low * 100.0, i.high * 100.0)
+        });
+        format!("{:+.1}{interval}", v.mean * 100.0)
+    });
+    let mark = if step.step == summary.picked {
+        paint(GOOD, "← picked")
+    } else if step.step == summary.best {
+        paint(DIM, "best estimate")
+    } else {
+        String::new()
+    };
+    let line = format!(
+        "{:width$}  {:>6.1}  {interval:>13}  {versus:>24}  {:>6.0}%  {:>6.1}  {mark}",
+        step.step,
+        step.mean * 100.0,
+        step.p_best * 100.0,
+        step.regret * 100.0,
+    );
+    format!("{}\n", line.trim_end())
+}

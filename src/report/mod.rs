@@ -1,0 +1,186 @@
+//! The report of a selection: one HTML page without scripts, or its chart as SVG.
+//!
+//! Renders a [`Summary`]; computes nothing but coordinates. All text that came from outside is
+//! escaped by the templates.
+
+mod html;
+mod svg;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Diagnose, Kind};
+use crate::select::summary::{Certainty, Summary};
+
+/// What a report cannot be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// The file name says neither HTML nor SVG.
+    #[error("cannot tell what kind of report {} is to be", path.display())]
+    Extension {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A template does not render: a bug.
+    #[error("the report's template does not render")]
+    Template(#[from] minijinja::Error),
+}
+
+impl Diagnose for ReportError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Extension { .. } => Kind::Usage,
+            Self::Template(_) => Kind::Bug,
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        match self {
+            Self::Extension { .. } => vec!["name it with .html or .svg at the end".to_owned()],
+            Self::Template(_) => Vec::new(),
+        }
+    }
+}
+
+/// Where the numbers came from, in the words of the caller.
+#[derive(Debug, Clone, Default)]
+pub struct Provenance {
+    /// Names and values, in order: seeds, command line, versions, hashes.
+    pub settings: Vec<(String, String)>,
+    /// What the reader of the records noticed.
+    pub notes: Vec<String>,
+    /// The JSON document, embedded in the page.
+    pub document: serde_json::Value,
+}
+
+/// Renders the kind of report that the file name asks for.
+///
+/// # Errors
+/// A name that ends neither in `.html` nor in `.svg`.
+pub fn render(
+    path: &Path,
+    summary: &Summary,
+    provenance: &Provenance,
+) -> Result<String, ReportError> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("html" | "htm") => Ok(html::page(summary, provenance)?),
+        Some("svg") => Ok(svg::chart(summary)?),
+        _ => Err(ReportError::Extension { path: path.to_owned() }),
+    }
+}
+
+fn points(share: f64) -> String {
+    format!("{:.1}", share * 100.0)
+}
+
+/// Returns the verdict in one sentence.
+#[must_use]
+pub fn verdict(summary: &Summary) -> String {
+    let Summary { picked, best, .. } = summary;
+    let p = |name: &str| {
+        let step = summary.steps.iter().find(|step| step.step == name);
+        step.map_or(0.0, |step| step.p_best * 100.0)
+    };
+    let lead = match summary.certainty {
+        Certainty::Confident => {
+            format!("{best} is the best of these steps with probability {:.0}%", p(best))
+        }
+        Certainty::Indifferent => format!(
+            "{best} is within {} points of the best with the confidence asked for",
+            points(summary.indifference)
+        ),
+        Certainty::Undecided => {
+            format!(
+                "no step is shown to be the best: {best} leads with probability {:.0}%",
+                p(best)
+            )
+        }
+    };
+    if picked == best {
+        format!("Take {picked}: {lead}.")
+    } else {
+        format!("Take {picked}, which is within one standard error of {best}: {lead}.")
+    }
+}
+
+/// Returns the rule in one sentence.
+#[must_use]
+pub fn rule_sentence(summary: &Summary) -> String {
+    match summary.rule {
+        "one-se" => format!(
+            "Rule one-se: the earliest step within one standard error of the best ({} points \
+             between these two).",
+            points(summary.one_se)
+        ),
+        "lcb" => "Rule lcb: the step with the highest lower bound.".to_owned(),
+        _ => "Rule best: the step with the highest estimate.".to_owned(),
+    }
+}
+
+/// Returns what a reader should know before believing the numbers.
+#[must_use]
+pub fn notes(summary: &Summary) -> Vec<String> {
+    let mut notes = Vec::new();
+    if summary.indistinguishable.len() > 1 {
+        let needed = summary.tasks_needed.map_or_else(String::new, |n| {
+            format!("; about {n:.0} tasks would be needed (2 standard errors)")
+        });
+        notes.push(format!(
+            "{} cannot be told apart on these tasks{needed}",
+            summary.indistinguishable.join(", ")
+        ));
+    }
+    notes.extend(curse_note(summary));
+    let failed: usize = summary.steps.iter().map(|s| s.endings.infrastructure_failures).sum();
+    if failed > 0 {
+        let each: Vec<String> = summary
+            .steps
+            .iter()
+            .filter(|s| s.endings.infrastructure_failures > 0)
+            .map(|s| {
+                format!(
+                    "{} {} ({} points if they counted as zero)",
+                    s.step,
+                    s.endings.infrastructure_failures,
+                    points(s.mean_missing_as_zero)
+                )
+            })
+            .collect();
+        notes.push(format!("attempts without a verdict are in no mean: {}", each.join(", ")));
+    }
+    if !summary.balanced && failed == 0 {
+        notes.push(
+            "steps have different numbers of attempts; decisions use the estimate, which allows \
+             for that, and not pass@1"
+                .to_owned(),
+        );
+    }
+    if summary.still_rising {
+        notes.push("the picked step is the last one: still rising, train on?".to_owned());
+    }
+    notes
+}
+
+fn curse_note(summary: &Summary) -> Option<String> {
+    let curse = &summary.curse;
+    if let (Some(mean), Some(se)) = (curse.confirmed, curse.confirmed_se) {
+        return Some(format!(
+            "{} fresh rollouts of {}, made after the choice: {} ± {}",
+            curse.confirmed_rollouts,
+            summary.picked,
+            points(mean),
+            points(se)
+        ));
+    }
+    if summary.steps.len() < 2 {
+        return None;
+    }
+    Some(format!(
+        "the picked step's {} is a choice among {}: {} when corrected for that, {} shrunk; report \
+         it on tasks not used here",
+        points(curse.raw),
+        summary.steps.len(),
+        points(curse.corrected),
+        points(curse.shrunk)
+    ))
+}

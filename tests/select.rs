@@ -1,0 +1,137 @@
+//! Selection from real records: two models on Terminal-Bench 2.0, 89 tasks × 5 attempts each.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tmax_ckpt::cli::jobs;
+use tmax_ckpt::select::estimate::{cells, difference, estimate, pass_at_k};
+
+/// Returns the folder of real jobs, or says that the test is skipped.
+fn harbor() -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/harbor");
+    if !dir.is_dir() {
+        eprintln!("skipped: ../shared/data/harbor is not here");
+        return None;
+    }
+    Some(dir)
+}
+
+fn close(got: f64, expected: f64, tolerance: f64) {
+    assert!((got - expected).abs() <= tolerance, "{got} is not {expected} ± {tolerance}");
+}
+
+#[test]
+fn published_trials_give_the_known_means_and_errors() {
+    let Some(dir) = harbor() else { return };
+    let records = jobs::read(&[dir]).expect("real jobs are readable");
+    assert_eq!(records.table.steps(), ["Qwen3.5-9B", "tmax-9b"]);
+    assert_eq!(records.table.tasks().len(), 89);
+    assert!(records.changed_tasks.is_empty() && records.unfinished == 0);
+    // Published numbers count a trial without a verdict as zero.
+    let table = records.table.missing_as_zero();
+    let (base, tuned) = (cells(&table, 0), cells(&table, 1));
+    for (cells, mean, these, new) in [(&base, 21.124, 1.21, 3.61), (&tuned, 27.191, 1.03, 4.27)] {
+        let e = estimate(cells).expect("there are verdicts");
+        close(e.mean * 100.0, mean, 0.0005);
+        close(e.se_these.expect("five attempts") * 100.0, these, 0.005);
+        close(e.se_new.expect("89 tasks") * 100.0, new, 0.005);
+        assert_eq!((e.tasks, e.attempts), (89, 445));
+    }
+    let d = difference(&tuned, &base, 0).expect("same tasks");
+    close(d.mean * 100.0, 6.07, 0.005);
+    close(d.se_new.expect("89 tasks") * 100.0, 2.68, 0.005);
+    close(d.se_these.expect("five attempts") * 100.0, 1.59, 0.005);
+    close(d.sign_flip_p, 0.029, 0.004);
+    assert_eq!((d.wins, d.ties, d.losses), (24, 57, 8));
+    close(pass_at_k(&table, 0, 5).expect("binary") * 100.0, 33.71, 0.005);
+    close(pass_at_k(&table, 1, 5).expect("binary") * 100.0, 40.45, 0.005);
+}
+
+#[test]
+fn infrastructure_failures_are_counted_apart() {
+    let Some(dir) = harbor() else { return };
+    let table = jobs::read(&[dir]).expect("real jobs are readable").table;
+    let failed = |step| table.attempts(step).filter(|a| a.reward.is_none()).count();
+    assert_eq!((failed(0), failed(1)), (1, 7));
+    let verdicts = estimate(&cells(&table, 1)).expect("there are verdicts").attempts;
+    assert_eq!(verdicts, 438);
+}
+
+fn select(args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"))
+        .arg("select")
+        .args(args)
+        .args(["--no-config", "--progress", "none"])
+        .output()
+        .expect("the program starts")
+}
+
+#[test]
+fn the_command_picks_and_reports() {
+    let Some(dir) = harbor() else { return };
+    let out = tempfile::tempdir().expect("a scratch folder");
+    let page = out.path().join("select.html");
+    let dir = dir.to_str().expect("the path is text");
+    let run = select(&["--from", dir, "--report", page.to_str().expect("text"), "--json"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&run.stdout).expect("one document");
+    assert_eq!(json["schema"], "tmax-ckpt.select/1");
+    assert_eq!(json["picked"], "tmax-9b");
+    assert_eq!(json["steps"][1]["endings"]["infrastructure_failures"], 7);
+    let html = std::fs::read_to_string(&page).expect("the report is there");
+    assert!(html.len() < 300_000, "{} bytes", html.len());
+    assert!(html.starts_with("<!doctype html>"), "{}", &html[..80]);
+    let start = html.find("id=\"data\">").expect("embedded data") + 10;
+    let end = start + html[start..].find("</script>").expect("closed");
+    let data: serde_json::Value = serde_json::from_str(&html[start..end]).expect("still JSON");
+    assert_eq!(data["picked"], json["picked"]);
+    assert_eq!(data["steps"], json["steps"]);
+    let quiet = select(&["--from", dir, "-q"]);
+    assert_eq!(String::from_utf8_lossy(&quiet.stdout), "tmax-9b\n");
+}
+
+/// Writes a job of one trial a task.
+fn write_job(dir: &Path, task: &str, rewards: &[f64]) {
+    for (i, reward) in rewards.iter().enumerate() {
+        let trial = dir.join(format!("t__{i}"));
+        std::fs::create_dir_all(&trial).expect("a scratch folder");
+        let result = serde_json::json!({
+            "task_name": task, "verifier_result": {"rewards": {"reward": reward}},
+            "exception_info": null,
+        });
+        std::fs::write(trial.join("result.json"), result.to_string()).expect("written");
+    }
+}
+
+#[test]
+fn foreign_names_cannot_write_markup() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let hostile = "</script><img src=x onerror=alert(1)>";
+    for (step, rewards) in [("step_1", [0.0, 0.5]), ("step_2", [1.0, 1.0])] {
+        write_job(&scratch.path().join("jobs").join(step), hostile, &rewards);
+    }
+    let page = scratch.path().join("r.html");
+    let from = scratch.path().join("jobs");
+    let run =
+        select(&["--from", from.to_str().expect("text"), "--report", page.to_str().expect("text")]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let html = std::fs::read_to_string(&page).expect("the report is there");
+    assert!(!html.contains("<img"), "markup got through");
+    assert_eq!(html.matches("</script>").count(), 1);
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_help() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let path = scratch.path().to_str().expect("text");
+    let empty = select(&["--from", path]);
+    assert_eq!(empty.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&empty.stderr).contains("help:"));
+    write_job(&scratch.path().join("step_1"), "a", &[0.0, 7.0]);
+    write_job(&scratch.path().join("step_2"), "a", &[0.0, 1.0]);
+    assert_eq!(select(&["--from", path]).status.code(), Some(6));
+    write_job(&scratch.path().join("step_1"), "a", &[0.0, 1.0]);
+    assert_eq!(select(&["--from", path, "--baseline", "step_9"]).status.code(), Some(3));
+    assert_eq!(select(&["--from", path, "--report", "x.pdf"]).status.code(), Some(2));
+    assert_eq!(select(&["--from", path, "--confidence", "2"]).status.code(), Some(2));
+}
