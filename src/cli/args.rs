@@ -8,7 +8,10 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull, score, select, steps, strip, verify};
+use super::{
+    cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull, score, select,
+    steps, strip, verify,
+};
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -65,8 +68,11 @@ pub struct Cli {
 /// The commands, in the order of the help.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the log-probabilities of given tokens
-    Logprobs(logprobs::Args),
+    /// List the step branches of a repository, with date, commit, size, cached or not
+    #[command(visible_alias = "ls")]
+    Steps(steps::Args),
+    /// Fetch revisions into the shared cache; resumes, and verifies while it writes
+    Pull(pull::Args),
     /// Check a checkpoint: hashes, headers, every expected tensor, config, tokenizer
     Verify(verify::Args),
     /// Show what a checkpoint holds: config, tensors by part, files, licence
@@ -76,19 +82,16 @@ pub enum Command {
     Diff(diff::Args),
     /// Drop vision and orphaned MTP tensors; fix names, config and index
     Strip(strip::Args),
-    /// Write a checkpoint in another form
-    Export(export::Args),
-    /// List the step branches of a repository, with date, commit, size, cached or not
-    #[command(visible_alias = "ls")]
-    Steps(steps::Args),
-    /// Fetch revisions into the shared cache; resumes, and verifies while it writes
-    Pull(pull::Args),
-    /// Show and clean the cache that is shared with hf, transformers and vLLM
-    Cache(cache::Args),
     /// Run the tasks into a job folder, resumable; `score import DIR` reads one
     Score(Box<score::Args>),
     /// Choose a step from finished records, with intervals and a report
     Select(select::Args),
+    /// Write a checkpoint in another form
+    Export(export::Args),
+    /// Print the log-probabilities of given tokens
+    Logprobs(logprobs::Args),
+    /// Show and clean the cache that is shared with hf, transformers and vLLM
+    Cache(cache::Args),
     /// Show every setting and where it came from
     Config(config::Args),
     /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them

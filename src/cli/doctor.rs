@@ -12,7 +12,6 @@ use super::render::{BAD, GOOD, WARN, paint};
 use super::settings::Origin;
 use crate::error::Result;
 use crate::sandbox::check::{self, Level};
-use crate::sandbox::check;
 use crate::{fsio, units};
 
 /// How long the Hub may take to answer.
@@ -68,7 +67,6 @@ impl Check {
 pub fn run(_: Args, ctx: &Context) -> Result<Outcome> {
     let mut checks = vec![hub(ctx), cache(ctx.cache_dir()), token(ctx), gpu()];
     checks.extend(sandboxes(ctx));
-    checks.extend(sandboxes());
     let mut human = String::new();
     for check in &checks {
         let (style, word) = match check.status {
@@ -192,31 +190,6 @@ fn convert(check: check::Check) -> Check {
         Level::Fail => Status::Fail,
     };
     Check { name: check.name, status, found: check.detail, help: check.help }
-/// Starts one sandbox of each kind. One that works is enough.
-fn sandboxes() -> Vec<Check> {
-    let scratch = match tempfile::tempdir() {
-        Ok(dir) => dir,
-        Err(error) => {
-            let found = format!("no temporary folder: {error}");
-            return vec![
-                Check::new("sandbox", Status::Fail, found).help("set TMPDIR to a writable folder"),
-            ];
-    let init = match super::scoring::this_program() {
-        Ok(path) => path,
-        Err(error) => return vec![Check::new("sandbox", Status::Fail, error.to_string())],
-    let found = [check::bwrap(&init, scratch.path()), check::podman()];
-    let one_works = found.iter().any(|check| check.level != check::Level::Fail);
-    found
-        .into_iter()
-        .map(|check| {
-            let status = match check.level {
-                check::Level::Ok => Status::Ok,
-                check::Level::Fail if !one_works => Status::Fail,
-                check::Level::Warn | check::Level::Fail => Status::Warn,
-            };
-            Check { name: check.name, status, found: check.detail, help: check.help }
-        })
-        .collect()
 }
 
 #[cfg(test)]

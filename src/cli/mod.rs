@@ -15,10 +15,10 @@ pub mod doctor;
 pub mod export;
 pub mod export_gguf;
 pub mod failure;
-pub mod inspect;
 pub mod hub;
-pub mod logprobs;
+pub mod inspect;
 pub mod jobs;
+pub mod logprobs;
 pub mod man;
 pub mod outcome;
 pub mod pull;
@@ -30,9 +30,9 @@ pub mod scoring;
 pub mod select;
 pub mod settings;
 pub mod signals;
+pub mod steps;
 pub mod strip;
 pub mod verify;
-pub mod steps;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -75,19 +75,19 @@ fn run(argv: Vec<OsString>) -> u8 {
 
 fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
     match command {
-        Command::Logprobs(args) => logprobs::run(args, ctx),
-        Command::Diff(args) => diff::run(args, ctx),
-        Command::Inspect(args) => inspect::run(args, ctx),
-        Command::Strip(args) => strip::run(args, ctx),
-        Command::Verify(args) => verify::run(args, ctx),
         Command::Steps(args) => steps::run(args, ctx),
         Command::Pull(args) => pull::run(args, ctx),
-        Command::Cache(args) => cache::run(args, ctx),
+        Command::Verify(args) => verify::run(args, ctx),
+        Command::Inspect(args) => inspect::run(args, ctx),
+        Command::Diff(args) => diff::run(args, ctx),
+        Command::Strip(args) => strip::run(args, ctx),
         Command::Score(args) => score::run(*args, ctx),
         Command::Select(args) => select::run(args, ctx),
+        Command::Export(args) => export::run(args, ctx),
+        Command::Logprobs(args) => logprobs::run(args, ctx),
+        Command::Cache(args) => cache::run(args, ctx),
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
-        Command::Export(args) => export::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),
         Command::Man(args) => man::run(args, ctx),
     }
