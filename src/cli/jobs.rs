@@ -331,9 +331,7 @@ fn source(job: &Job) -> Source {
     let info = job.trials.iter().find_map(|(result, _)| result.agent_info.as_ref());
     let agent = info.and_then(|info| {
         let name = info.name.as_deref()?;
-        Some(escape(
-            &format!("{name} {}", info.version.as_deref().unwrap_or("")).trim_end().to_owned(),
-        ))
+        Some(escape(format!("{name} {}", info.version.as_deref().unwrap_or("")).trim_end()))
     });
     Source {
         step: job.name.clone(),

@@ -31,7 +31,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "model")]
     agent: AgentChoice,
     /// Attempts of each task
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     attempts: u32,
     /// Print what would be run, and run nothing
     #[arg(short = 'n', long)]

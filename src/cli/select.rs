@@ -23,7 +23,8 @@ use crate::units::plural;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Job folders, one a step, or a folder of them; nothing is run
-    #[arg(long, value_name = "DIR", num_args = 1.., required = true, value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", num_args = 1.., required = true)]
+    #[arg(value_hint = ValueHint::DirPath)]
     from: Vec<PathBuf>,
     /// Write a report: one self-contained .html page, or the chart alone as .svg
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -211,10 +212,10 @@ fn row(summary: &Summary, step: &Step, width: usize) -> String {
         String::new()
     };
     let line = format!(
-        "{:width$}  {:>6.1}  {interval:>13}  {versus:>24}  {:>6.0}%  {:>6.1}  {mark}",
+        "{:width$}  {:>6.1}  {interval:>13}  {versus:>24}  {:>7}  {:>6.1}  {mark}",
         step.step,
         step.mean * 100.0,
-        step.p_best * 100.0,
+        report::probability(step.p_best),
         step.regret * 100.0,
     );
     format!("{}\n", line.trim_end())

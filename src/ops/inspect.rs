@@ -147,7 +147,7 @@ fn by_dtype(tensors: &[Tensor]) -> Vec<Group> {
     }
     let named = groups.into_iter().map(|(dtype, g)| Group { name: dtype.to_string(), ..g });
     let mut list: Vec<Group> = named.collect();
-    list.sort_by(|a, b| b.len_bytes.cmp(&a.len_bytes));
+    list.sort_by_key(|file| std::cmp::Reverse(file.len_bytes));
     list
 }
 

@@ -4,7 +4,7 @@ use minijinja::context;
 use serde::Serialize;
 
 use super::svg::value;
-use super::{Provenance, notes, points, rule_sentence, svg, verdict};
+use super::{Provenance, notes, points, probability, rule_sentence, svg, verdict};
 use crate::select::summary::{Interval, Step, Summary};
 
 /// One line of the table of steps.
@@ -94,8 +94,8 @@ fn table_row(s: &Step, summary: &Summary) -> TableRow {
         }),
         p_value: versus.map_or_else(String::new, |v| format!("{:.3}", v.sign_flip_p)),
         tally: versus.map_or_else(String::new, |v| format!("{}/{}/{}", v.wins, v.ties, v.losses)),
-        p_best: format!("{:.0}%", s.p_best * 100.0),
-        p_best_new: format!("{:.0}%", s.p_best_new_tasks * 100.0),
+        p_best: probability(s.p_best),
+        p_best_new: probability(s.p_best_new_tasks),
         regret: points(s.regret),
         pass_at_k: s
             .pass_at_k

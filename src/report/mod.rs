@@ -9,7 +9,7 @@ mod svg;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnose, Kind};
-use crate::select::summary::{Certainty, Summary};
+use crate::select::summary::{Certainty, Step, Summary};
 
 /// What a report cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,16 @@ pub fn render(
     }
 }
 
+/// Formats a probability; only certainty is 0 % or 100 %.
+#[must_use]
+pub fn probability(p: f64) -> String {
+    match p {
+        _ if p > 0.0 && p < 0.005 => "<1%".to_owned(),
+        _ if p < 1.0 && p >= 0.995 => ">99%".to_owned(),
+        _ => format!("{:.0}%", p * 100.0),
+    }
+}
+
 fn points(share: f64) -> String {
     format!("{:.1}", share * 100.0)
 }
@@ -79,21 +89,18 @@ pub fn verdict(summary: &Summary) -> String {
     let Summary { picked, best, .. } = summary;
     let p = |name: &str| {
         let step = summary.steps.iter().find(|step| step.step == name);
-        step.map_or(0.0, |step| step.p_best * 100.0)
+        probability(step.map_or(0.0, |step| step.p_best))
     };
     let lead = match summary.certainty {
         Certainty::Confident => {
-            format!("{best} is the best of these steps with probability {:.0}%", p(best))
+            format!("{best} is the best of these steps with probability {}", p(best))
         }
         Certainty::Indifferent => format!(
             "{best} is within {} points of the best with the confidence asked for",
             points(summary.indifference)
         ),
         Certainty::Undecided => {
-            format!(
-                "no step is shown to be the best: {best} leads with probability {:.0}%",
-                p(best)
-            )
+            format!("no step is shown to be the best: {best} leads with probability {}", p(best))
         }
     };
     if picked == best {
@@ -107,6 +114,9 @@ pub fn verdict(summary: &Summary) -> String {
 #[must_use]
 pub fn rule_sentence(summary: &Summary) -> String {
     match summary.rule {
+        "one-se" if summary.picked == summary.best => "Rule one-se: the earliest step within one \
+             standard error of the best, and no other is."
+            .to_owned(),
         "one-se" => format!(
             "Rule one-se: the earliest step within one standard error of the best ({} points \
              between these two).",
@@ -131,24 +141,8 @@ pub fn notes(summary: &Summary) -> Vec<String> {
         ));
     }
     notes.extend(curse_note(summary));
-    let failed: usize = summary.steps.iter().map(|s| s.endings.infrastructure_failures).sum();
-    if failed > 0 {
-        let each: Vec<String> = summary
-            .steps
-            .iter()
-            .filter(|s| s.endings.infrastructure_failures > 0)
-            .map(|s| {
-                format!(
-                    "{} {} ({} points if they counted as zero)",
-                    s.step,
-                    s.endings.infrastructure_failures,
-                    points(s.mean_missing_as_zero)
-                )
-            })
-            .collect();
-        notes.push(format!("attempts without a verdict are in no mean: {}", each.join(", ")));
-    }
-    if !summary.balanced && failed == 0 {
+    notes.extend(failure_note(summary));
+    if summary.attempts_a_cell[0] * 2 < summary.attempts_a_cell[1] {
         notes.push(
             "steps have different numbers of attempts; decisions use the estimate, which allows \
              for that, and not pass@1"
@@ -159,6 +153,29 @@ pub fn notes(summary: &Summary) -> Vec<String> {
         notes.push("the picked step is the last one: still rising, train on?".to_owned());
     }
     notes
+}
+
+/// Up to this many steps are named with what their failures would do to their means.
+const NAMED_MAX: usize = 4;
+
+fn failure_note(summary: &Summary) -> Option<String> {
+    let failed: Vec<&Step> =
+        summary.steps.iter().filter(|s| s.endings.infrastructure_failures > 0).collect();
+    let total: usize = failed.iter().map(|s| s.endings.infrastructure_failures).sum();
+    if failed.is_empty() {
+        return None;
+    }
+    let which = if failed.len() > NAMED_MAX {
+        format!("in {} of {} steps", failed.len(), summary.steps.len())
+    } else {
+        let each = failed.iter().map(|s| {
+            let (count, zeroed) =
+                (s.endings.infrastructure_failures, points(s.mean_missing_as_zero));
+            format!("{} {count}, whose score would be {zeroed} if they counted as zero", s.step)
+        });
+        each.collect::<Vec<_>>().join("; ")
+    };
+    Some(format!("attempts without a verdict are in no mean ({total}): {which}"))
 }
 
 fn curse_note(summary: &Summary) -> Option<String> {

@@ -4,6 +4,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
+use super::probability;
 use crate::select::summary::{Step, Summary};
 
 /// Width of all wide charts, in CSS pixels.
@@ -66,14 +67,17 @@ pub fn score_chart(summary: &Summary) -> ScoreChart {
         steps.iter().map(high).fold(f64::NEG_INFINITY, f64::max),
         (PLOT_BOTTOM, PLOT_TOP),
     );
-    let slot = (WIDTH - LEFT - RIGHT) / steps.len() as f64;
     let longest = steps.iter().map(|s| s.step.chars().count()).max().unwrap_or(0);
-    let slanted = longest.min(LABEL_CHARS_MAX) as f64 * 6.4 > slot - 6.0;
+    let label_width = longest.min(LABEL_CHARS_MAX) as f64 * 6.6;
+    let slanted = label_width > (WIDTH - LEFT - RIGHT) / steps.len() as f64 - 6.0;
+    // A slanted label ends under its mark and reaches to the left of it.
+    let left = if slanted { LEFT + 20.0 } else { LEFT };
+    let slot = (WIDTH - left - RIGHT) / steps.len() as f64;
     let marks: Vec<Mark> = steps
         .iter()
         .enumerate()
         .map(|(i, s)| Mark {
-            x: LEFT + (i as f64 + 0.5) * slot,
+            x: left + (i as f64 + 0.5) * slot,
             y: scale.at(s.mean),
             low: scale.at(low(s)),
             high: scale.at(high(s)),
@@ -82,7 +86,7 @@ pub fn score_chart(summary: &Summary) -> ScoreChart {
             label: shortened(&s.step),
             picked: s.step == summary.picked,
             title: title(s),
-            p_best: format!("{:.0}%", s.p_best * 100.0),
+            p_best: probability(s.p_best),
         })
         .collect();
     let there = marks.iter().map(|m| format!("{:.1},{:.1}", m.x, m.high));
@@ -90,7 +94,7 @@ pub fn score_chart(summary: &Summary) -> ScoreChart {
     ScoreChart {
         width: WIDTH,
         height: if slanted { 440.0 } else { 384.0 },
-        left: LEFT,
+        left,
         right: WIDTH - RIGHT,
         bottom: PLOT_BOTTOM,
         bar_base: BAR_BASE,
@@ -104,7 +108,7 @@ pub fn score_chart(summary: &Summary) -> ScoreChart {
     }
 }
 
-const LABEL_CHARS_MAX: usize = 18;
+const LABEL_CHARS_MAX: usize = 14;
 
 /// Keeps the end of a long name: the number of the step stands there.
 fn shortened(name: &str) -> String {
@@ -120,8 +124,8 @@ fn title(s: &Step) -> String {
     let interval = s.interval_new_tasks.map_or_else(String::new, |i| {
         format!(", 95% {:.1} … {:.1}", i.low * 100.0, i.high * 100.0)
     });
-    let p = s.p_best * 100.0;
-    format!("{}: {:.1}%{interval}, P(best) {p:.0}%", s.step, s.mean * 100.0)
+    let p = probability(s.p_best);
+    format!("{}: {:.1}%{interval}, P(best) {p}", s.step, s.mean * 100.0)
 }
 
 fn describe(summary: &Summary) -> String {

@@ -308,7 +308,9 @@ mod tests {
         }
         assert!(count[2] + count[3] > 3 * (count[0] + count[1]), "{count:?}");
         let both = (0..30).filter(|t| touched[2][*t] && touched[3][*t]).count();
-        assert!(both >= 24, "{both} of 30 tasks were tried by both leaders");
+        let either = (0..30).filter(|t| touched[2][*t] || touched[3][*t]).count();
+        // Unpaired, each leader would miss a task that the other tried far more often.
+        assert!(3 * both >= 2 * either, "{both} of {either} tasks were tried by both leaders");
     }
 
     #[test]

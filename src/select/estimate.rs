@@ -148,11 +148,11 @@ pub fn difference(
 
 /// Up to this many non-zero differences, the sign-flip test goes through all sign patterns.
 const SIGN_FLIP_EXACT_MAX: usize = 14;
-const SIGN_FLIP_DRAWS: usize = 20_000;
+const SIGN_FLIP_DRAWS: usize = 200_000;
 
 /// Returns the two-sided p-value of "the signs of the differences are fair coins".
 ///
-/// Exact up to 14 non-zero differences; above that from 20,000 seeded draws, the observed
+/// Exact up to 14 non-zero differences; above that from 200,000 seeded draws, the observed
 /// pattern counted in.
 fn sign_flip(deltas: &[f64], seed: u64) -> f64 {
     let moving: Vec<f64> = deltas.iter().copied().filter(|d| *d != 0.0).collect();

@@ -57,8 +57,10 @@ pub struct Study {
     pub interaction_sd: f64,
     /// Number of tasks.
     pub tasks: usize,
-    /// Rollouts of a replicate.
+    /// Rollouts over which the share of right choices is followed.
     pub rollouts_max: usize,
+    /// Rollouts at which a replicate ends even if the stop rule still waits.
+    pub stop_max: usize,
     /// Rollouts between two looks at the posterior.
     pub look_every: usize,
     /// Draws for P(best) at each look.
@@ -73,6 +75,7 @@ impl Default for Study {
             interaction_sd: 0.3,
             tasks: 100,
             rollouts_max: 5_000,
+            stop_max: 12_000,
             look_every: 10,
             draws: 1_000,
         }
@@ -136,7 +139,11 @@ pub fn replicate(study: &Study, regime: Regime, gap: &Gap, seed: u64) -> Replica
     let mut allocator = Allocator::new(steps, study.tasks, study.allocation, study.prior, seed);
     let mut right = Vec::with_capacity(study.rollouts_max / study.look_every);
     let mut stops = [None; CONFIDENCES.len()];
-    for done in 1..=study.rollouts_max {
+    let mut last = (0, false);
+    for done in 1..=study.stop_max.max(study.rollouts_max) {
+        if done > study.rollouts_max && stops.iter().all(Option::is_some) {
+            break;
+        }
         let spent = (done - 1) as f64 / study.rollouts_max as f64;
         let Some(ask) = allocator.ask(spent) else { break };
         let solved = rng.uniform() < truth[ask.step * study.tasks + ask.task];
@@ -146,7 +153,10 @@ pub fn replicate(study: &Study, regime: Regime, gap: &Gap, seed: u64) -> Replica
         }
         let scores = allocator.scores();
         let leader = argmax(&scores.mean);
-        right.push(leader == best);
+        last = (done, leader == best);
+        if done <= study.rollouts_max {
+            right.push(leader == best);
+        }
         if stops.iter().any(Option::is_none) {
             // The same draws at every look: fresh ones would cross the line by luck, once.
             let p = Beliefs::of(&scores, 0.0, study.draws, &mut Rng::new(seed)).p_best[leader];
@@ -157,8 +167,13 @@ pub fn replicate(study: &Study, regime: Regime, gap: &Gap, seed: u64) -> Replica
             }
         }
     }
-    let last = right.last().copied().unwrap_or(false);
-    Replicate { right, stops: stops.map(|stop| stop.unwrap_or((study.rollouts_max, last))) }
+    Replicate { right, stops: stops.map(|stop| stop.unwrap_or(last)) }
+}
+
+/// Returns the seed of replicate `i` of a study with the seed `seed`.
+#[must_use]
+pub fn replicate_seed(seed: u64, i: u64) -> u64 {
+    Rng::new(seed ^ i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).next_u64()
 }
 
 /// Looks on either side that are averaged to smooth the curve of correct choices.
@@ -248,7 +263,13 @@ mod tests {
 
     #[test]
     fn sampling_the_contenders_beats_uniform_and_stops_are_right() {
-        let study = Study { rollouts_max: 700, look_every: 50, draws: 200, ..Study::default() };
+        let study = Study {
+            rollouts_max: 700,
+            stop_max: 0,
+            look_every: 50,
+            draws: 200,
+            ..Study::default()
+        };
         let uniform = Study { allocation: Allocation::Uniform, ..study };
         let count = |study: &Study| {
             let right = |seed| replicate(study, REGIMES[2], &GAPS[2], seed).right;
