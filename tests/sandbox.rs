@@ -102,7 +102,12 @@ fn nothing_outlives_the_sandbox() {
     let Some((dir, mut sandbox)) = sandbox() else { return };
     let mark = format!("98765{}", std::process::id());
     run(&mut sandbox, &format!("setsid nohup sleep {mark} >/dev/null 2>&1 & disown"));
-    assert!(lives(&mark), "the grandchild should run while the sandbox does");
+    // It may take a while to become `sleep`.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !lives(&mark) {
+        assert!(Instant::now() < deadline, "the grandchild should run while the sandbox does");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     sandbox.stop().expect("stops");
     assert!(!lives(&mark), "the grandchild outlived the sandbox");
     assert!(!dir.path().join("one").exists());
