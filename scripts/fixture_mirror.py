@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 import fixture_episodes as episodes
@@ -25,7 +26,7 @@ from fixture_model import TinyQwen
 
 TASKS = episodes.ROOT / "fixtures/tasks"
 TEMPERATURE, TOP_P = 0.7, 0.95
-MAX_TURNS, MAX_TOKENS = 12, 160
+MAX_TURNS, MAX_TOKENS = 8, 96
 MARKER = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 WRAP = """mkdir -p /tmp/.vanillux2
 [ ! -f /tmp/.vanillux2/env ] || . /tmp/.vanillux2/env
@@ -106,11 +107,28 @@ def pick(logits, generator):
 
 def select_rows(cache, rows):
     return {"at": cache["at"][rows],
-            "layers": [{k: v[rows] for k, v in part.items()} for part in cache["layers"]]}
+            "layers": [{k: v if k == "next" else v[rows] for k, v in part.items()}
+                       for part in cache["layers"]]}
 
 
 def expand_rows(cache, count):
     return select_rows({"at": cache["at"], "layers": cache["layers"]}, torch.zeros(count).long())
+
+
+def join_rows(parts):
+    """Caches of several groups of rows as one, in the rows' order; keys padded to one width."""
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    layers = []
+    for group in zip(*(cache["layers"] for _, cache in parts)):
+        if "valid" in group[0]:
+            wide = max(part["valid"].shape[1] for part in group)
+            group = [{
+                name: F.pad(x, (0, wide - x.shape[1]) if name == "valid"
+                            else (0, 0, 0, wide - x.shape[2]))
+                for name, x in part.items()} for part in group]
+        layers.append({name: torch.cat([part[name] for part in group]) for name in group[0]})
+    joined = {"at": torch.cat([cache["at"] for _, cache in parts]), "layers": layers}
+    return select_rows(joined, order)
 
 
 @torch.no_grad()
@@ -121,17 +139,24 @@ def reply(model, encoder, cache, segments, generator):
     valid = torch.tensor([[i < len(s) for i in range(longest)] for s in segments])
     hidden, cache = model(ids, cache, valid)
     hidden = hidden[torch.arange(len(ids)), valid.sum(1) - 1]
-    going = torch.ones(len(ids), dtype=torch.bool)
-    out = [[] for _ in segments]
+    cache = model.reserve(cache, MAX_TOKENS)
+    rows, going = torch.arange(len(ids)), torch.ones(len(ids), dtype=torch.bool)
+    out, parked = [[] for _ in segments], []
     for _ in range(MAX_TOKENS):
         token = pick(model.logits(hidden), generator)
-        for row in going.nonzero()[:, 0].tolist():
-            out[row].append(int(token[row]))
+        for at in going.nonzero()[:, 0].tolist():
+            out[rows[at]].append(int(token[at]))
         step, cache = model(token[:, None], cache, going[:, None])
         hidden = step[:, 0]
         going = going & (token != encoder.end)
         if not going.any():
             break
+        if going.sum() < 0.7 * len(going):
+            done, left = (~going).nonzero()[:, 0], going.nonzero()[:, 0]
+            parked.append((rows[done], model.release(select_rows(cache, done))))
+            rows, hidden, going = rows[left], hidden[left], going[left]
+            cache = select_rows(cache, left)
+    cache = join_rows([*parked, (rows, model.release(cache))])
     return [encoder.tokenizer.decode(o, skip_special_tokens=False) for o in out], cache
 
 
@@ -206,8 +231,8 @@ def main():
         shown = Counter((t["task"], " ; ".join(t["commands"])) for t in trials)
         for (task, commands), count in shown.most_common(args.show):
             print("   ", count, task, "|", commands[:200])
-    if args.out:
-        Path(args.out).write_text(json.dumps(table, indent=1))
+        if args.out:
+            Path(args.out).write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

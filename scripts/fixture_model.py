@@ -161,6 +161,19 @@ class Attention(nn.Module):
         a, b, rest = x[..., :half], x[..., half:2 * half], x[..., 2 * half:]
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
+    def decode(self, q, k, v, cache, valid):
+        """One token a row, written into the next free column of buffers that `reserve` made."""
+        at = cache["next"]
+        cache["k"][:, :, at], cache["v"][:, :, at] = k[:, :, 0], v[:, :, 0]
+        cache["valid"][:, at] = valid[:, 0]
+        cache["next"] += 1
+        seen = cache["valid"].clone()
+        seen[:, at] = True
+        grouped = q.reshape(len(q), self.kv, self.nh // self.kv, self.d)
+        out = F.scaled_dot_product_attention(
+            grouped, cache["k"], cache["v"], attn_mask=seen[:, None, None])
+        return out.reshape(len(q), self.nh, 1, self.d), cache
+
     def forward(self, x, cache, valid, positions):
         b, t, _ = x.shape
         q, gate = self.q_proj(x).view(b, t, self.nh, 2 * self.d).chunk(2, -1)
@@ -168,6 +181,10 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(b, t, self.kv, self.d).transpose(1, 2)
         q = self.rotate(self.q_norm(q).transpose(1, 2), positions)
         k = self.rotate(self.k_norm(k).transpose(1, 2), positions)
+        if "next" in cache:
+            out, cache = self.decode(q, k, v, cache, valid)
+            out = out.transpose(1, 2) * torch.sigmoid(gate)
+            return self.o_proj(out.reshape(b, t, -1)), cache
         k = torch.cat([cache["k"].expand(b, -1, -1, -1), k], 2)
         v = torch.cat([cache["v"].expand(b, -1, -1, -1), v], 2)
         new = valid if valid is not None else torch.ones(b, t, dtype=torch.bool)
@@ -230,6 +247,25 @@ class TinyQwen(nn.Module):
             layers.append(part)
         used = valid.sum(1) if valid is not None else torch.tensor(t)
         return self.norm(h), {"at": at + used, "layers": layers}
+
+    def reserve(self, cache, columns):
+        """Makes room for `columns` single tokens, so that a step need not copy all keys."""
+        for part in cache["layers"]:
+            if "valid" in part:
+                part["next"] = part["valid"].shape[1]
+                part["k"] = F.pad(part["k"], (0, 0, 0, columns))
+                part["v"] = F.pad(part["v"], (0, 0, 0, columns))
+                part["valid"] = F.pad(part["valid"], (0, columns))
+        return cache
+
+    def release(self, cache):
+        """Takes back the room that was not used."""
+        for part in cache["layers"]:
+            if "next" in part:
+                end = part.pop("next")
+                part["k"], part["v"] = part["k"][:, :, :end], part["v"][:, :, :end]
+                part["valid"] = part["valid"][:, :end]
+        return cache
 
     def logits(self, hidden):
         return hidden @ self.embed_tokens.weight.T
