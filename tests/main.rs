@@ -8,6 +8,7 @@ mod cli;
 mod diff;
 mod engine;
 mod engine_chat;
+mod fixtures;
 mod gguf;
 mod hub_cli;
 mod hub_nginx;
