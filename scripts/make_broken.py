@@ -124,10 +124,12 @@ def case(name, args, exit_code, says, files):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
+    # Nothing here needs a network; an endpoint is named only to get past its absence.
+    args = args if "--endpoint-url" in args else [*args, "--offline"]
     CASES.append({"case": name, "args": args, "exit_code": exit_code, "says": says})
 
 
-def checkpoint(name, exit_code, says, *, config=QWEN3, weights=None, extra=None, args=None):
+def damaged(name, exit_code, says, *, config=QWEN3, weights=None, extra=None, args=None):
     """A Qwen3 checkpoint with something replaced."""
     files = {"config.json": config, "tokenizer.json": tokenizer(),
              "model.safetensors": sound(qwen3_shapes()) if weights is None else weights}
@@ -142,6 +144,9 @@ def with_entry(name, **fields):
 
 
 def headers():
+    def checkpoint(name, exit_code, says, **fields):
+        damaged(name, exit_code, says, args=["inspect", "."], **fields)
+
     header, data = entries(qwen3_shapes())
     norm = "model.norm.weight"
     whole = sound(qwen3_shapes())
@@ -177,6 +182,9 @@ def headers():
                    weights=safetensors({name: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}, b""))
 
 
+checkpoint = damaged
+
+
 def indexes():
     shapes = qwen3_shapes()
     names = sorted(shapes)
@@ -185,9 +193,9 @@ def indexes():
     one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
     good = {n: one for n in first} | {n: two for n in second}
 
-    def sharded(label, says, weight_map, files=None, raw=None):
+    def sharded(label, says, weight_map, files=None, raw=None, exit_code=6):
         index = raw or {"metadata": {"total_size": 1}, "weight_map": weight_map}
-        checkpoint(label, 6, says, extra={
+        checkpoint(label, exit_code, says, args=["inspect", "."], extra={
             "model.safetensors": None, "model.safetensors.index.json": index,
             **({one: sound(first), two: sound(second)} if files is None else files)})
 
@@ -195,7 +203,7 @@ def indexes():
             good | {names[0]: "../../outside.safetensors"})
     sharded("index-absolute", "is not a plain .safetensors file name",
             good | {names[0]: "/etc/model.safetensors"})
-    sharded("index-absent-shard", "is missing", good, {one: sound(first)})
+    sharded("index-absent-shard", "is missing", good, {one: sound(first)}, exit_code=3)
     sharded("index-wrong-shard", "which does not hold it", good | {names[0]: two})
     sharded("index-forgets", "which the index does not say",
             {n: f for n, f in good.items() if n != names[0]})
@@ -219,10 +227,10 @@ def configs():
                config=QWEN3 | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
     checkpoint("architecture-escape-codes", 6, "is not supported",
                config=QWEN3 | {"architectures": ["\u001b]0;owned\u0007"], "model_type": "x"})
-    case("config-missing", ["verify", "."], 6, "has no config.json",
+    case("config-missing", ["verify", "."], 3, "has no config.json",
          {"model.safetensors": sound(qwen3_shapes())})
-    case("weights-missing", ["verify", "."], 6, "has neither", {"config.json": QWEN3})
-    case("nothing", ["verify", "."], 6, "has no config.json", {"readme.txt": "nothing here\n"})
+    case("weights-missing", ["verify", "."], 1, "has neither", {"config.json": QWEN3})
+    case("nothing", ["verify", "."], 3, "has no config.json", {"readme.txt": "nothing here\n"})
 
 
 def contents():
@@ -238,23 +246,23 @@ def contents():
     nan = data[:begin] + struct.pack("<H", 0x7FC0) + data[begin + 2:]
     checkpoint("value-nan", 1, "NaN", weights=safetensors(header, nan), args=["verify", "--finite", "."])
     inf = data[:begin] + struct.pack("<H", 0xFF80) + data[begin + 2:]
-    checkpoint("value-infinite", 1, "inf", weights=safetensors(header, inf),
+    checkpoint("value-infinite", 1, "infinite", weights=safetensors(header, inf),
                args=["verify", "--finite", "."])
     checkpoint("vocab-too-large", 1, "tokenizer", extra={"tokenizer.json": tokenizer(24)})
     checkpoint("tokenizer-broken", 1, "tokenizer", extra={"tokenizer.json": '{"model": {"vocab": '})
     five = sound(qwen3_5_shapes())
     checkpoint("mtp-declared-but-absent", 0, "MTP", weights=five,
                config=QWEN3_5 | {"text_config": TEXT | {"mtp_num_hidden_layers": 1}})
-    checkpoint("vision-declared-but-absent", 1, "vision", weights=five,
+    checkpoint("vision-declared-but-absent", 0, "vision", weights=five,
                config=QWEN3_5 | {"vision_config": VISION})
 
 
 def sums():
     whole = sound(qwen3_shapes())
     wrong = "0" * 64 + "  model.safetensors\n"
-    checkpoint("sums-mismatch", 1, "does not match", extra={"SHA256SUMS": wrong})
-    checkpoint("sums-climbs", 6, "SHA256SUMS", extra={"SHA256SUMS": "0" * 64 + "  ../../etc/passwd\n"})
-    checkpoint("sums-nonsense", 6, "SHA256SUMS", extra={"SHA256SUMS": "what is this\n"})
+    checkpoint("sums-mismatch", 1, "(SHA256SUMS)", extra={"SHA256SUMS": wrong})
+    checkpoint("sums-climbs", 1, "SHA256SUMS", extra={"SHA256SUMS": "0" * 64 + "  ../../etc/passwd\n"})
+    checkpoint("sums-nonsense", 1, "SHA256SUMS", extra={"SHA256SUMS": "what is this\n"})
     checkpoint("sums-absent-file", 1, "model-2.safetensors", extra={
         "SHA256SUMS": hashlib.sha256(whole).hexdigest() + "  model.safetensors\n"
         + "0" * 64 + "  model-2.safetensors\n"})
@@ -312,7 +320,7 @@ def task(label, exit_code, says, files, toml=TASK):
             "tasks/trap/environment/Dockerfile": "FROM debian:bookworm-slim\n",
             "tasks/trap/solution/solve.sh": "#!/bin/bash\ntrue\n",
             "tasks/trap/tests/test.sh": "#!/bin/bash\necho 1 > /logs/verifier/reward.txt\n"}
-    case(label, ["score", "--agent", "oracle", "--tasks", "tasks", "--out", "{scratch}"],
+    case(label, ["score", "--agent", "oracle", "-n", "--tasks", "tasks", "--output", "{scratch}"],
          exit_code, says, base | files)
 
 
@@ -324,9 +332,27 @@ def tasks():
     task("task-instruction-missing", 6, "instruction.md", {"tasks/trap/instruction.md": None})
 
 
+def records():
+    """A harness file and job folders from elsewhere."""
+    sound_task = {"tasks/trap/task.toml": TASK, "tasks/trap/instruction.md": "Do nothing.\n",
+                  "tasks/trap/environment/Dockerfile": "FROM debian:bookworm-slim\n",
+                  "tasks/trap/tests/test.sh": "#!/bin/bash\ntrue\n"}
+    args = ["score", "--endpoint-url", "http://127.0.0.1:9", "--model", "m", "--tasks", "tasks", "--output", "{scratch}",
+            "--harness", "harness.yaml"]
+    laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9))
+    for label, text in (("harness-not-yaml", "a: [\n"), ("harness-billion-laughs", laughs),
+                        ("harness-wrong-keys", "agent: 1\n")):
+        case(label, args, 6, "harness.yaml", sound_task | {"harness.yaml": text})
+    case("records-empty", ["select", "--from", "jobs"], 3, "jobs", {"jobs/readme.txt": "no job\n"})
+    case("records-not-json", ["select", "--from", "jobs"], 3, "holds no finished trial",
+         {"jobs/step_1/result.json": "{", "jobs/step_1/config.json": "{",
+          "jobs/step_1/t__1/result.json": "{"})
+
+
 def main():
     shutil.rmtree(ROOT, ignore_errors=True)
-    for make in (headers, indexes, configs, contents, sums, ggufs, settings):
+    for make in (headers, indexes, configs, contents, sums, ggufs, settings, tasks, records):
         make()
     (ROOT / "expect.json").write_text(json.dumps(CASES, indent=1) + "\n")
     size = sum(p.stat().st_size for p in ROOT.rglob("*") if p.is_file())

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests write scratch files")]
 #![allow(clippy::disallowed_macros, reason = "a skipped test says so")]
 
+mod broken;
 mod checkpoint;
 mod cli;
 mod diff;

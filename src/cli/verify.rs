@@ -76,12 +76,16 @@ fn problem(reports: &[(String, Report)]) -> String {
 }
 
 fn help(reports: &[(String, Report)]) -> Vec<String> {
-    reports
+    let mut lines: Vec<String> = reports
         .iter()
         .filter(|(_, report)| report.hashed.iter().any(|file| !file.matches))
         .filter(|(label, _)| label.contains('@'))
         .map(|(label, _)| format!("`tmax-ckpt pull {label}` fetches only the bad files again"))
-        .collect()
+        .collect();
+    if lines.is_empty() {
+        lines.push("mend what wrote the checkpoint, or fetch it again; `--json` has all".into());
+    }
+    lines
 }
 
 fn human(label: &str, report: &Report) -> String {

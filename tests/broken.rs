@@ -1,0 +1,75 @@
+//! Every hostile or damaged input of `fixtures/broken/`, through the binary.
+//!
+//! `scripts/make_broken.py` makes the inputs and `expect.json`: what is run in a copy of the
+//! case's folder, which exit code it gives, and a fragment of what it says.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::cli::binary;
+
+/// No refusal takes longer: nothing is allocated or read because a header claims it.
+const TIME_MAX: Duration = Duration::from_secs(20);
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("makes a folder");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("copies");
+        }
+    }
+}
+
+/// Runs one case and returns what is wrong with the answer.
+fn check(root: &Path, case: &Value) -> Vec<String> {
+    let name = case["case"].as_str().expect("a name");
+    let home = tempfile::tempdir().expect("a temp dir");
+    let folder = home.path().join("case");
+    copy_folder(&root.join(name), &folder);
+    let scratch = home.path().join("scratch").to_string_lossy().into_owned();
+    let words = case["args"].as_array().expect("a list").iter();
+    let args = words.map(|word| word.as_str().expect("text").replace("{scratch}", &scratch));
+    let start = Instant::now();
+    let output = binary(home.path())
+        .current_dir(&folder)
+        .args(args)
+        .output()
+        .expect("the binary runs");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let mut wrong = Vec::new();
+    let mut expect = |ok: bool, what: &str| {
+        if !ok {
+            wrong.push(format!("{name}: {what}\n{out}{err}"));
+        }
+    };
+    let code = case["exit_code"].as_i64();
+    expect(output.status.code().map(i64::from) == code, &format!("exit code is not {code:?}"));
+    let says = case["says"].as_str().expect("text");
+    expect(out.contains(says) || err.contains(says), &format!("does not say `{says}`"));
+    expect(!err.contains("this is a bug"), "panics");
+    expect(code == Some(0) || err.contains("help: "), "has no help line");
+    let unescaped = |c: char| c.is_control() && c != '\n';
+    expect(!out.contains(unescaped) && !err.contains(unescaped), "prints control characters");
+    expect(start.elapsed() < TIME_MAX, "takes long");
+    wrong
+}
+
+#[test]
+fn every_broken_input_is_answered_as_expected() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/broken");
+    let expect = std::fs::read_to_string(root.join("expect.json")).expect("reads");
+    let cases: Vec<Value> = serde_json::from_str(&expect).expect("JSON");
+    let folders = std::fs::read_dir(&root).expect("lists");
+    let folders = folders.filter(|entry| entry.as_ref().expect("an entry").path().is_dir());
+    assert_eq!(folders.count(), cases.len(), "folders and cases");
+    assert!(cases.len() >= 30);
+    let wrong: Vec<String> = cases.iter().flat_map(|case| check(&root, case)).collect();
+    assert!(wrong.is_empty(), "{} answers are wrong:\n\n{}", wrong.len(), wrong.join("\n"));
+}
