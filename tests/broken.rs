@@ -36,11 +36,8 @@ fn check(root: &Path, case: &Value) -> Vec<String> {
     let words = case["args"].as_array().expect("a list").iter();
     let args = words.map(|word| word.as_str().expect("text").replace("{scratch}", &scratch));
     let start = Instant::now();
-    let output = binary(home.path())
-        .current_dir(&folder)
-        .args(args)
-        .output()
-        .expect("the binary runs");
+    let output =
+        binary(home.path()).current_dir(&folder).args(args).output().expect("the binary runs");
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let mut wrong = Vec::new();
