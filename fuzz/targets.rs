@@ -9,6 +9,8 @@ use std::path::Path;
 use tmax_ckpt::arch::ModelConfig;
 use tmax_ckpt::cli::resolve::Reference;
 use tmax_ckpt::cli::settings::ConfigFile;
+use tmax_ckpt::gguf::Gguf;
+use tmax_ckpt::hub::{Pattern, RepoKind, RepoRef};
 use tmax_ckpt::name::{TensorName, escape, is_safe_relative_path};
 use tmax_ckpt::safetensors::{Header, Index};
 use tmax_ckpt::units::parse_size;
@@ -25,6 +27,9 @@ pub const TARGETS: &[Target] = &[
     ("reference", reference),
     ("names", names),
     ("sizes", sizes),
+    ("gguf_head", gguf_head),
+    ("revision_pattern", revision_pattern),
+    ("hub_reference", hub_reference),
 ];
 
 /// A safetensors file's header: accepted ranges tile the data exactly.
@@ -69,4 +74,19 @@ pub fn names(bytes: &[u8]) {
 /// Sizes as users type them.
 pub fn sizes(bytes: &[u8]) {
     let _ = parse_size(&String::from_utf8_lossy(bytes));
+}
+
+/// A GGUF file's metadata and tensor list.
+pub fn gguf_head(bytes: &[u8]) {
+    let _ = Gguf::parse(bytes);
+}
+
+/// Revision expressions: lists, globs, ranges.
+pub fn revision_pattern(bytes: &[u8]) {
+    let _ = Pattern::parse(&String::from_utf8_lossy(bytes));
+}
+
+/// `owner/name@rev` as the Hub's commands read it.
+pub fn hub_reference(bytes: &[u8]) {
+    let _ = RepoRef::parse(&String::from_utf8_lossy(bytes), RepoKind::Model);
 }

@@ -268,31 +268,6 @@ def sums():
         + "0" * 64 + "  model-2.safetensors\n"})
 
 
-def gguf_string(text):
-    raw = text.encode() if isinstance(text, str) else text
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def ggufs():
-    magic = b"GGUF" + struct.pack("<I", 3)
-
-    def bad(label, says, content):
-        case(label, ["inspect", "model.gguf"], 6, says, {"model.gguf": content})
-
-    bad("gguf-magic", "model.gguf", b"GGML" + b"\0" * 40)
-    bad("gguf-version", "model.gguf", b"GGUF" + struct.pack("<IQQ", 99, 0, 0))
-    bad("gguf-cut", "model.gguf", magic + b"\0\0")
-    bad("gguf-counts", "model.gguf", magic + struct.pack("<QQ", 1 << 60, 1 << 60))
-    bad("gguf-string-length", "model.gguf", magic + struct.pack("<QQ", 0, 1) + struct.pack("<Q", 1 << 62))
-    bad("gguf-array-of-arrays", "model.gguf", magic + struct.pack("<QQ", 0, 1) + gguf_string("a")
-        + struct.pack("<I", 9) + (struct.pack("<IQ", 9, 1) * 2000))
-    bad("gguf-tensor-overflow", "model.gguf", magic + struct.pack("<QQ", 1, 0) + gguf_string("t")
-        + struct.pack("<I", 4) + struct.pack("<QQQQ", 1 << 62, 1 << 62, 2, 2)
-        + struct.pack("<IQ", 0, 0))
-    bad("gguf-tensor-outside", "model.gguf", magic + struct.pack("<QQ", 1, 0) + gguf_string("t")
-        + struct.pack("<I", 1) + struct.pack("<Q", 4) + struct.pack("<IQ", 0, 1 << 40))
-
-
 def settings():
     args = ["config", "show"]
     case("settings-unknown-key", args, 2, "has the unknown key `cach-dir`",
@@ -352,7 +327,7 @@ def records():
 
 def main():
     shutil.rmtree(ROOT, ignore_errors=True)
-    for make in (headers, indexes, configs, contents, sums, ggufs, settings, tasks, records):
+    for make in (headers, indexes, configs, contents, sums, settings, tasks, records):
         make()
     (ROOT / "expect.json").write_text(json.dumps(CASES, indent=1) + "\n")
     size = sum(p.stat().st_size for p in ROOT.rglob("*") if p.is_file())

@@ -32,11 +32,13 @@ unset HF_TOKEN HF_HUB_OFFLINE
 run tmax-ckpt steps "$REPO"
 run tmax-ckpt pull "$REPO" --revision 'step_*'
 run tmax-ckpt verify "$REPO@step_*"
-run tmax-ckpt select "$REPO@step_*" --metric tblite --tasks fixtures/tasks \
-  --out "$WORK/jobs" --report "$WORK/select.html"
-best=$(tmax-ckpt select --from "$WORK/jobs" -q)
+
+for step in step_175 step_300 step_600 step_660; do
+  run tmax-ckpt score "$REPO@$step" --tasks fixtures/tasks -o "$WORK/jobs/$step"
+done
+run tmax-ckpt select --from "$WORK"/jobs/step_* --report "$WORK/select.html"
+best=$(tmax-ckpt select --from "$WORK"/jobs/step_* -q)
 run tmax-ckpt strip "$REPO@$best" -o "$WORK/text"
 run tmax-ckpt export --format gguf "$WORK/text" --outtype q8_0 -o "$WORK/$best.gguf"
-run tmax-ckpt inspect "$WORK/$best.gguf"
 
 printf '\nThe step %s, stripped, is in %s/text; the report is %s/select.html\n' "$best" "$WORK" "$WORK"

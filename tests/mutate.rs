@@ -98,6 +98,8 @@ fn no_parser_panics_on_mutated_input() {
     // The same bytes teach nothing twice: most cases share the sound parts.
     contents.sort();
     contents.dedup();
+    let head = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x04\0\0\0";
+    contents.push(head.to_vec());
     contents.push(b"owner/name@step_{100..400..50}".to_vec());
     contents.push(b"hf://owner/name@refs%2Fpr%2F1/dir/file.json".to_vec());
     for (name, target) in targets::TARGETS {
