@@ -22,7 +22,7 @@ deny:
 
 # Rewrite docs/cli.md from the command line's own help
 docs:
-    TMAX_CKPT_UPDATE_DOCS=1 cargo test --test it docs::
+    scripts/make_reference.sh
 
 # Rewrite fixtures/broken
 broken:

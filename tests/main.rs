@@ -7,6 +7,7 @@ mod broken;
 mod checkpoint;
 mod cli;
 mod diff;
+mod docs;
 mod engine;
 mod engine_chat;
 mod fixtures;
