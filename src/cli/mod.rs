@@ -2,7 +2,7 @@
 //!
 //! The only layer that knows clap, the terminal and the environment. A command is one file here
 //! with `Args` (its doc comments are the help) and `run(args, &Context) -> Result<Outcome>`, one
-//! variant of [`args::Command`], and one line in [`dispatch`].
+//! variant of [`args::Command`], and one line in `dispatch`.
 
 pub mod args;
 pub mod bars;

@@ -28,7 +28,7 @@ pub enum TemplateError {
     /// The checkpoint has none.
     #[error("the checkpoint has no chat template")]
     Missing,
-    /// The template is larger than [`TEMPLATE_BYTES_MAX`].
+    /// The template is larger than `TEMPLATE_BYTES_MAX`.
     #[error("the chat template has {0} bytes, at most {TEMPLATE_BYTES_MAX} are accepted")]
     TooLarge(usize),
     /// The template does not parse.
