@@ -116,7 +116,8 @@ impl Host {
 
     fn try_out(&self, scratch: &Path) -> Result<()> {
         let spec = Spec {
-            scratch: scratch.join(format!("probe-{}", std::process::id())),
+            // The second try must not meet what a failed first one left.
+            scratch: scratch.join(format!("probe-{}-{}", std::process::id(), serial())),
             limits: Limits::default(),
             env: Vec::new(),
             workdir: "/app".into(),
