@@ -11,11 +11,14 @@ transformers on the checkpoint, same tokens, same windows. Exit status 1 on any 
 import argparse
 import json
 import math
+import os
 import platform
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -38,6 +41,29 @@ def call(*command, check=True):
     if check and done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done
+
+
+def convert(args, pre, *arguments):
+    """Runs the converter in a fork: its imports take longer than a small checkpoint."""
+    log = tempfile.TemporaryFile("w+")
+    child = os.fork()
+    if child == 0:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.argv = ["convert_with_peer.py", args.llama_cpp, pre, *map(str, arguments)]
+        status = 1
+        try:
+            runpy.run_path(str(HERE / "convert_with_peer.py"), run_name="__main__")
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    if os.waitpid(child, 0)[1] != 0:
+        log.seek(0)
+        sys.exit(f"the converter failed on {arguments}\n{log.read()[-4000:]}")
 
 
 def facts(folder):
@@ -71,18 +97,23 @@ def rows_of(args, folder, work):
         # Without the flag the converter stops at a bare assertion, or writes a file that does
         # not load, when there is no MTP layer.
         no_mtp = ["--no-mtp"] if fact["hybrid"] and not fact["mtp"] and not extra else []
-        call(sys.executable, HERE / "convert_with_peer.py", args.llama_cpp, fact["pre"], folder,
-             "--outtype", out_type, "--outfile", peer, *extra, *no_mtp)
-        done = call(sys.executable, HERE / "compare.py", ours, peer, "--json", check=False)
-        yield f"{folder.name}{' --mmproj' if extra else ''}", out_type, json.loads(done.stdout)
+        convert(args, fact["pre"], folder, "--outtype", out_type, "--outfile", peer, *extra,
+                *no_mtp)
+        label = f"{folder.name}{' --mmproj' if extra else ''}"
+        yield label, out_type, compare.compare(ours, peer)
 
 
 def peer_perplexity(args, gguf):
     """What llama.cpp makes of our file; caches in f32, so that only the weights are compared."""
-    done = call(f"{args.llama_cpp}/build/bin/llama-perplexity", "-m", gguf, "-f", HERE / "text.txt",
-                "-c", WINDOW, "-b", WINDOW, "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-t", "2")
-    found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout + done.stderr)
-    return float(found.group(1))
+    command = [f"{args.llama_cpp}/build/bin/llama-perplexity", "-m", gguf, "-f", HERE / "text.txt",
+               "-c", WINDOW, "-b", WINDOW, "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-t", "2"]
+    # Its logger now and then loses the last line when the process ends.
+    for _ in range(10):
+        done = call(*command)
+        found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout + done.stderr)
+        if found:
+            return float(found.group(1))
+    sys.exit(f"llama-perplexity says nothing about {gguf}\n{done.stderr[-2000:]}")
 
 
 def reference_perplexity(folder):
@@ -122,9 +153,19 @@ def versions(args):
             f"{call(args.bin, '--version').stdout.strip()}")
 
 
+def preload(args):
+    """Imports once what every fork needs."""
+    global compare
+    sys.path[:0] = [args.llama_cpp, args.llama_cpp + "/gguf-py", str(HERE)]
+    import compare
+    import conversion.qwen  # noqa: F401
+    import conversion.qwen3vl  # noqa: F401
+    import transformers  # noqa: F401
+
+
 def main():
     args = arguments()
-    sys.path[:0] = [args.llama_cpp + "/gguf-py"]
+    preload(args)
     work = Path(args.work or tempfile.mkdtemp())
     failed = False
     lines = ["# GGUF files against llama.cpp's converter", "",
