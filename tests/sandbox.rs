@@ -190,3 +190,49 @@ fn a_cancelled_command_stops_at_once() {
     assert!(began.elapsed() < Duration::from_secs(5));
     thread.join().expect("ends");
 }
+
+/// Prints how long a sandbox takes from start over one command to its end, ours and bwrap by hand
+/// with the same overlay. Run by scripts/bench-sandbox.sh.
+#[test]
+#[ignore = "a measurement"]
+fn bench_start() {
+    const ROUNDS: usize = 40;
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let mut hand = Vec::new();
+    let mut ours = Vec::new();
+    for round in 0..ROUNDS {
+        let scratch = dir.path().join(format!("hand-{round}"));
+        let began = Instant::now();
+        by_hand(&scratch);
+        hand.push(began.elapsed());
+        let began = Instant::now();
+        let mut sandbox = Bwrap::start(&host, spec(dir.path(), "ours")).expect("starts");
+        assert_eq!(run(&mut sandbox, "true").exit_code, 0);
+        sandbox.stop().expect("stops");
+        ours.push(began.elapsed());
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[ROUNDS / 2].as_secs_f64() * 1e3
+    };
+    let (hand, ours) = (median(&mut hand), median(&mut ours));
+    println!("bwrap by hand {hand:.1} ms, tmax-ckpt {ours:.1} ms, ratio {:.2}", ours / hand);
+}
+
+/// What one would type: folders, an overlay in an own mount namespace, bwrap, and the clean-up.
+fn by_hand(scratch: &Path) {
+    let script = "set -e; d=$1; mkdir -p $d/root/usr $d/root/dev $d/root/proc $d/root/app $d/upper \
+        $d/work $d/merged; for l in bin sbin lib lib64; do ln -s usr/$l $d/root/$l; done; \
+        mount -t overlay o -o lowerdir=/usr,upperdir=$d/upper,workdir=$d/work $d/merged; \
+        bwrap --unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv \
+        --bind $d/root / --bind $d/merged /usr --dev /dev --proc /proc --chdir /app \
+        -- /usr/bin/bash -c true; umount $d/merged; rm -rf $d";
+    let mut command = std::process::Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let args = ["--mount", "--", "/bin/sh", "-c", script, "sh"];
+    let status = command.args(args).arg(scratch).status().expect("runs");
+    assert!(status.success());
+}

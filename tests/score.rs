@@ -348,3 +348,42 @@ fn published_harbor_jobs_give_the_published_means() {
         assert!((found - error).abs() < 0.005, "{name}: {found}");
     }
 }
+
+#[test]
+fn the_command_prints_json_lines_and_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    if host(dir.path()).is_none() {
+        return;
+    }
+    let tasks = dir.path().join("tasks");
+    write_task(&tasks, "answer", 60.0);
+    let score = |args: &[&str]| {
+        let mut command = super::cli::binary(dir.path());
+        command.args(["score", "--tasks", "tasks", "-o", "job"]).args(args);
+        command.output().expect("runs")
+    };
+    let dry = score(&["--agent", "oracle", "-n", "--json"]);
+    let document: Value = serde_json::from_slice(&dry.stdout).expect("is JSON");
+    assert_eq!(
+        (&document["trials"], &document["schema"]),
+        (&json!(1), &json!("tmax-ckpt.score/1"))
+    );
+    assert!(!dir.path().join("job").exists());
+    for _ in 0..2 {
+        let done = score(&["--agent", "oracle", "--attempts", "2", "--json"]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let text = String::from_utf8(done.stdout).expect("is UTF-8");
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!((&lines[0]["task"], &lines[0]["score"]), (&json!("answer"), &json!(1.0)));
+        assert_eq!(lines[2]["steps"][0]["mean"], 1.0);
+    }
+    let mut import = super::cli::binary(dir.path());
+    let imported = import.args(["score", "import", "job"]).output().expect("runs");
+    let text = String::from_utf8_lossy(&imported.stdout).into_owned();
+    assert!(text.contains("100.000%"), "{text}");
+    let refused = score(&["--agent", "oracle", "--attempts", "2", "--seed", "5"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(score(&[]).status.code(), Some(2));
+}

@@ -13,6 +13,7 @@ pub struct Outcome {
     quiet: String,
     hints: Vec<String>,
     problem: Option<Problem>,
+    one_line: bool,
 }
 
 /// Why the answer is "no", in the words of an error.
@@ -47,6 +48,21 @@ impl Outcome {
     pub fn human(mut self, text: impl Into<String>) -> Self {
         self.human = text.into();
         self
+    }
+
+    /// Puts the JSON document on one line, for commands that print JSON lines before it.
+    #[must_use]
+    pub fn one_line(mut self) -> Self {
+        self.one_line = true;
+        self
+    }
+
+    /// Returns the JSON document as text.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let write =
+            if self.one_line { serde_json::to_string } else { serde_json::to_string_pretty };
+        write(&self.document).expect("a JSON value serialises")
     }
 
     /// Sets what `-q` prints: the path or the id, one a line.

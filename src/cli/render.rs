@@ -69,10 +69,7 @@ pub fn stderr_text(text: &str) {
 /// Prints an outcome and returns the exit code.
 pub fn outcome(outcome: &Outcome, global: &GlobalArgs) -> u8 {
     match Output::from_args(global) {
-        Output::Json => {
-            let text = serde_json::to_string_pretty(outcome.document());
-            stdout_line(&text.expect("a JSON value serialises"));
-        }
+        Output::Json => stdout_line(&outcome.json()),
         Output::Human => {
             stdout_text(&with_newline(outcome.human_text()));
             for hint in outcome.hints() {

@@ -175,8 +175,10 @@ fn outcome(ctx: &Context, dir: &Path, imported: &Imported, which: Emit) -> Outco
         "unfinished": imported.unfinished.len(),
         "steps": steps,
     });
-    let mut outcome =
-        Outcome::new("score", &fields).human(table(&steps)).quiet(dir.display().to_string());
+    let mut outcome = Outcome::new("score", &fields)
+        .human(table(&steps))
+        .quiet(dir.display().to_string())
+        .one_line();
     let failures: usize = steps.iter().map(|step| step.infrastructure_failures).sum();
     if failures > 0 {
         outcome = outcome.hint(format!(
