@@ -23,8 +23,13 @@ use crate::units::plural;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Job folders, one a step, or a folder of them; nothing is run
-    #[arg(long, value_name = "DIR", num_args = 1.., required = true)]
-    #[arg(value_hint = ValueHint::DirPath)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 1..,
+        required = true,
+        value_hint = ValueHint::DirPath
+    )]
     from: Vec<PathBuf>,
     /// Write a report: one self-contained .html page, or the chart alone as .svg
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
