@@ -85,7 +85,7 @@ pub enum Command {
     /// Run the tasks into a job folder, resumable; `score import DIR` reads one
     Score(Box<score::Args>),
     /// Choose a step from finished records, with intervals and a report
-    Select(select::Args),
+    Select(Box<select::Args>),
     /// Write a checkpoint in another form
     Export(export::Args),
     /// Print the log-probabilities of given tokens
@@ -230,7 +230,9 @@ pub enum ColorMode {
 /// Returns clap's description of the whole command line.
 #[must_use]
 pub fn command() -> clap::Command {
+    // `score` always needs tasks; `select` only where it runs something.
     Cli::command()
+        .mut_subcommand("select", |select| select.mut_arg("tasks", |tasks| tasks.required(false)))
 }
 
 /// Rewrites `export --format X …` into `export X …`, so that both spellings are one.

@@ -1,7 +1,7 @@
 //! Reads job folders that Harbor, or `score`, wrote, into a table of records.
 //!
-//! A job folder holds one folder a trial, each with a `result.json`. A folder of job folders is
-//! read as one step a job. Only verdicts, endings and counts are taken; a trial without a verdict
+//! A job folder holds one folder a trial, each with a `result.json`. It is one step, or one a model
+//! if its trials name several models; a folder of job folders is read as one step a job. Only verdicts, endings and counts are taken; a trial without a verdict
 //! is an infrastructure failure, never a zero.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,7 +169,7 @@ struct Job {
     folder: PathBuf,
     name: String,
     trials: Vec<(TrialResult, Attempt)>,
-    sha256: String,
+    hash: Sha256,
     unfinished: usize,
 }
 
@@ -201,13 +201,13 @@ fn step_number(name: &str) -> Option<u64> {
 fn jobs_in(folder: &Path) -> Result<Vec<Job>> {
     let folders = folders_in(folder)?;
     if folders.iter().any(|dir| dir.join("result.json").is_file() && is_trial(dir)) {
-        return Ok(vec![job(folder, &folders)?]);
+        return job(folder, &folders);
     }
     let mut jobs = Vec::new();
     for dir in folders {
         let trials = folders_in(&dir)?;
         if trials.iter().any(|trial| is_trial(trial)) {
-            jobs.push(job(&dir, &trials)?);
+            jobs.extend(job(&dir, &trials)?);
         }
     }
     if jobs.is_empty() {
@@ -236,33 +236,46 @@ fn folders_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-fn job(folder: &Path, trials: &[PathBuf]) -> Result<Job> {
+/// Reads a job folder: one step, or one a model if its trials name several.
+fn job(folder: &Path, trials: &[PathBuf]) -> Result<Vec<Job>> {
     let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let name = absolute.file_name().unwrap_or(absolute.as_os_str());
-    let mut job = Job {
-        folder: folder.to_owned(),
-        name: escape(&name.to_string_lossy()),
-        trials: Vec::new(),
-        sha256: String::new(),
-        unfinished: 0,
-    };
-    let mut all = Sha256::new();
+    let mut models: BTreeMap<String, Job> = BTreeMap::new();
+    let mut unfinished = 0;
     for dir in trials {
         let path = dir.join("result.json");
         if !path.is_file() {
             // Folders that hold no trial's files at all are not trials cut off.
-            job.unfinished += usize::from(dir.join("config.json").is_file());
+            unfinished += usize::from(dir.join("config.json").is_file());
             continue;
         }
         let bytes = fsio::read_capped(&path, RESULT_BYTES_MAX)?;
-        all.update(Sha256::digest(&bytes));
         let result: TrialResult = serde_json::from_slice(&bytes)
             .map_err(|source| JobError::NotAResult { path: path.clone(), source })?;
         let attempt = attempt(&result, &path)?;
+        let model = escape(model_of(&result).unwrap_or_default());
+        let job = models.entry(model.clone()).or_insert_with(|| Job {
+            folder: folder.to_owned(),
+            name: model,
+            trials: Vec::new(),
+            hash: Sha256::new(),
+            unfinished: 0,
+        });
+        job.hash.update(Sha256::digest(&bytes));
         job.trials.push((result, attempt));
     }
-    job.sha256 = all.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(job)
+    let mut jobs: Vec<Job> = models.into_values().collect();
+    if let [only] = jobs.as_mut_slice() {
+        only.name = escape(&name.to_string_lossy());
+    }
+    if let Some(first) = jobs.first_mut() {
+        first.unfinished = unfinished;
+    }
+    Ok(jobs)
+}
+
+fn model_of(result: &TrialResult) -> Option<&str> {
+    result.agent_info.as_ref()?.model_info.as_ref()?.name.as_deref()
 }
 
 fn attempt(result: &TrialResult, path: &Path) -> Result<Attempt, JobError> {
@@ -339,7 +352,7 @@ fn source(job: &Job) -> Source {
         model: info.and_then(|i| i.model_info.as_ref()?.name.as_deref().map(escape)),
         agent,
         trials: job.trials.len(),
-        sha256: job.sha256.clone(),
+        sha256: job.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
     }
 }
 

@@ -29,6 +29,7 @@ pub mod resolve;
 pub mod score;
 pub mod scoring;
 pub mod select;
+pub mod select_run;
 pub mod settings;
 pub mod signals;
 pub mod steps;
@@ -83,7 +84,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
         Command::Diff(args) => diff::run(args, ctx),
         Command::Strip(args) => strip::run(args, ctx),
         Command::Score(args) => score::run(*args, ctx),
-        Command::Select(args) => select::run(args, ctx),
+        Command::Select(args) => select::run(*args, ctx),
         Command::Export(args) => export::run(args, ctx),
         Command::Logprobs(args) => logprobs::run(args, ctx),
         Command::Cache(args) => cache::run(args, ctx),

@@ -1,4 +1,4 @@
-//! `select`: choose a step, say how sure one can be, and write the report.
+//! `select`: choose a step from trials that it runs or reads, say how sure one can be, and write the report.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,27 +10,47 @@ use super::context::Context;
 use super::jobs::{self, Records, Source};
 use super::outcome::Outcome;
 use super::render::{DIM, GOOD, STRONG, paint};
+use super::scoring::ScoringArgs;
+use super::select_run::{self, AllocationChoice, Plan, Ran};
 use crate::error::Result;
 use crate::report::{self, Provenance};
-use crate::select::stop::TieRule;
+use crate::select::allocate::Budget;
+use crate::select::stop::{StopRule, TieRule};
 use crate::select::summary::{Settings, Step, Summary, summarise};
 use crate::units::plural;
 
-/// Choose a step from finished records, with intervals and a report
+/// Choose a step: run what is needed, or read finished records
 ///
-/// Reads job folders that Harbor or `score` wrote, one step a folder, and picks a step. A trial
-/// without a verdict is an infrastructure failure: it is counted, and never taken for a zero.
+/// With checkpoints and --tasks, runs trials until one step is the best with the confidence
+/// asked for, until the leader is within the indifference of the best, or until the budget is
+/// spent; the same command goes on where it was cut off. With --from, reads job folders that
+/// Harbor or `score` wrote, one step a folder, and runs nothing. A trial that failed for reasons
+/// outside the model is counted, and never taken for a zero.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["tasks", "from"])))]
 pub struct Args {
+    /// Checkpoints to choose from, in the order of training
+    #[arg(value_name = "CKPT", conflicts_with = "from")]
+    checkpoints: Vec<String>,
     /// Job folders, one a step, or a folder of them; nothing is run
-    #[arg(
-        long,
-        value_name = "DIR",
-        num_args = 1..,
-        required = true,
-        value_hint = ValueHint::DirPath
-    )]
+    #[arg(long, value_name = "DIR", num_args = 1.., value_hint = ValueHint::DirPath)]
     from: Vec<PathBuf>,
+    /// What a step is judged by
+    #[arg(long, value_enum, default_value_t = Metric::Tblite)]
+    metric: Metric,
+    /// The job folder of the trials that are run
+    #[arg(short, long, alias = "out", value_name = "JOBDIR", default_value = "select-jobs")]
+    #[arg(value_hint = ValueHint::DirPath)]
+    output: PathBuf,
+    /// How attempts are spread over steps and tasks
+    #[arg(long, value_enum, default_value_t = AllocationChoice::Ttts)]
+    allocation: AllocationChoice,
+    /// What may be spent: 500 rollouts, 90m or 2h of trials, 5Mtok [default: 5 rollouts a cell]
+    #[arg(long, value_name = "AMOUNT", value_parser = select_run::parse_budget)]
+    budget: Option<Budget>,
+    /// Fresh rollouts of the picked step, which the choice has not seen
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    confirm: u32,
     /// Write a report: one self-contained .html page, or the chart alone as .svg
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     report: Option<PathBuf>,
@@ -46,9 +66,18 @@ pub struct Args {
     /// Difference that does not matter, in points of a hundred
     #[arg(long, value_name = "POINTS", default_value_t = 1.0)]
     indifference: f64,
-    /// Seed of the bootstrap and of all other draws
+    /// Seed of the draws when records are read
     #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    bootstrap_seed: u64,
+    #[command(flatten)]
+    scoring: Option<ScoringArgs>,
+}
+
+/// What a step is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Metric {
+    /// The mean reward over the tasks given, as on TBLite
+    Tblite,
 }
 
 /// The tie rules.
@@ -90,16 +119,21 @@ struct Document<'a> {
 /// Records that cannot be read or compared, a setting out of range, a report that cannot be
 /// written.
 pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
-    let records = jobs::read(&args.from)?;
     let settings = Settings {
         rule: args.rule.into(),
         baseline: args.baseline.clone(),
         confidence: args.confidence,
         indifference: args.indifference / 100.0,
-        seed: args.seed,
+        seed: args.scoring.as_ref().map_or(args.bootstrap_seed, |scoring| scoring.seed),
         ..Settings::default()
     };
-    let summary = summarise(&records.table, None, &settings)?;
+    settings.check()?;
+    let ran = match &args.scoring {
+        Some(scoring) => select_run::run(&plan(&args, scoring, &settings), ctx)?,
+        None => Ran { records: jobs::read(&args.from)?, fresh: None },
+    };
+    let Ran { records, fresh } = ran;
+    let summary = summarise(&records.table, fresh.as_ref(), &settings)?;
     let document = Document {
         summary: &summary,
         sources: &records.sources,
@@ -121,6 +155,21 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     Ok(outcome)
 }
 
+fn plan<'a>(args: &'a Args, scoring: &'a ScoringArgs, settings: &Settings) -> Plan<'a> {
+    // The one metric that there is needs no more than the tasks.
+    let Metric::Tblite = args.metric;
+    Plan {
+        checkpoints: &args.checkpoints,
+        scoring,
+        dir: args.output.clone(),
+        allocation: args.allocation.into(),
+        budget: args.budget,
+        rule: StopRule { confidence: settings.confidence, indifference: settings.indifference },
+        tie_rule: settings.rule,
+        confirm: args.confirm,
+    }
+}
+
 fn write_report(
     path: &Path,
     summary: &Summary,
@@ -130,11 +179,11 @@ fn write_report(
     ctx: &Context,
 ) -> Result<()> {
     let mut settings = vec![
-        ("seed".to_owned(), args.seed.to_string()),
+        ("seed".to_owned(), summary.seed.to_string()),
         ("resamples".to_owned(), summary.resamples.to_string()),
         ("made".to_owned(), ctx.now().strftime("%Y-%m-%d %H:%M UTC").to_string()),
         ("tmax-ckpt".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("command".to_owned(), command_line(args)),
+        ("command".to_owned(), command_line(args, summary)),
     ];
     for source in &records.sources {
         let model = source.model.as_deref().unwrap_or("model not named");
@@ -150,15 +199,25 @@ fn write_report(
     Ok(())
 }
 
-/// Returns the command that makes this report again.
-fn command_line(args: &Args) -> String {
-    let mut line = "tmax-ckpt select --from".to_owned();
-    for dir in &args.from {
-        let _ = write!(line, " {}", dir.display());
-    }
-    let rule: TieRule = args.rule.into();
-    let _ = write!(line, " --rule {} --confidence {}", rule.name(), args.confidence);
-    let _ = write!(line, " --indifference {} --seed {}", args.indifference, args.seed);
+/// Returns the command that makes this report again from the records.
+fn command_line(args: &Args, summary: &Summary) -> String {
+    let mut line = "tmax-ckpt select".to_owned();
+    let words: Vec<String> = match &args.scoring {
+        Some(scoring) => {
+            std::iter::once(format!("--metric tblite --tasks {}", scoring.tasks.display()))
+                .chain(args.checkpoints.iter().cloned())
+                .chain([format!("--output {}", args.output.display())])
+                .chain([format!("--seed {}", summary.seed)])
+                .collect()
+        }
+        None => std::iter::once("--from".to_owned())
+            .chain(args.from.iter().map(|dir| dir.display().to_string()))
+            .chain([format!("--bootstrap-seed {}", summary.seed)])
+            .collect(),
+    };
+    let _ = write!(line, " {} --rule {}", words.join(" "), summary.rule);
+    let _ = write!(line, " --confidence {}", args.confidence);
+    let _ = write!(line, " --indifference {}", args.indifference);
     if let Some(baseline) = &args.baseline {
         let _ = write!(line, " --baseline {baseline}");
     }

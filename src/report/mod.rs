@@ -74,7 +74,7 @@ pub fn render(
 pub fn probability(p: f64) -> String {
     match p {
         _ if p > 0.0 && p < 0.005 => "<1%".to_owned(),
-        _ if p < 1.0 && p >= 0.995 => ">99%".to_owned(),
+        _ if (0.995..1.0).contains(&p) => ">99%".to_owned(),
         _ => format!("{:.0}%", p * 100.0),
     }
 }

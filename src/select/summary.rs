@@ -48,6 +48,26 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Refuses settings that mean nothing.
+    ///
+    /// # Errors
+    /// A setting out of its range.
+    pub fn check(&self) -> Result<(), Error> {
+        if !(self.confidence > 0.0 && self.confidence < 1.0) {
+            let got = self.confidence.to_string();
+            let expected = "between 0 and 1";
+            return Err(Error::Setting { setting: "--confidence", expected, got });
+        }
+        if !(0.0..1.0).contains(&self.indifference) {
+            let got = (self.indifference * 100.0).to_string();
+            let expected = "between 0 and 100 points";
+            return Err(Error::Setting { setting: "--indifference", expected, got });
+        }
+        Ok(())
+    }
+}
+
 /// A lower and an upper bound.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Interval {
@@ -291,7 +311,7 @@ pub fn summarise(
     fresh: Option<&Table>,
     settings: &Settings,
 ) -> Result<Summary, Error> {
-    check(settings)?;
+    settings.check()?;
     let baseline = baseline(table, settings)?;
     let cells: Vec<Vec<Option<Cell>>> =
         (0..table.steps().len()).map(|step| estimate::cells(table, step)).collect();
@@ -333,19 +353,6 @@ pub fn summarise(
         steps,
         tasks: facts.tasks(),
     })
-}
-
-fn check(settings: &Settings) -> Result<(), Error> {
-    if !(settings.confidence > 0.0 && settings.confidence < 1.0) {
-        let got = settings.confidence.to_string();
-        return Err(Error::Setting { setting: "--confidence", expected: "between 0 and 1", got });
-    }
-    if !(0.0..1.0).contains(&settings.indifference) {
-        let got = (settings.indifference * 100.0).to_string();
-        let expected = "between 0 and 100 points";
-        return Err(Error::Setting { setting: "--indifference", expected, got });
-    }
-    Ok(())
 }
 
 fn baseline(table: &Table, settings: &Settings) -> Result<usize, Error> {
