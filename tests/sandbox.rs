@@ -222,11 +222,11 @@ fn bench_start() {
 
 /// What one would type: folders, an overlay in an own mount namespace, bwrap, and the clean-up.
 fn by_hand(scratch: &Path) {
-    let script = "set -e; d=$1; mkdir -p $d/root/usr $d/root/dev $d/root/proc $d/root/app $d/upper \
-        $d/work $d/merged; for l in bin sbin lib lib64; do ln -s usr/$l $d/root/$l; done; \
+    let script = "set -e; d=$1; mkdir -p $d/tree/usr $d/tree/dev $d/tree/proc $d/tree/app $d/upper \
+        $d/work $d/merged; for l in bin sbin lib lib64; do ln -s usr/$l $d/tree/$l; done; \
         mount -t overlay o -o lowerdir=/usr,upperdir=$d/upper,workdir=$d/work $d/merged; \
         bwrap --unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv \
-        --bind $d/root / --bind $d/merged /usr --dev /dev --proc /proc --chdir /app \
+        --bind $d/tree / --bind $d/merged /usr --dev /dev --proc /proc --chdir /app \
         -- /usr/bin/bash -c true; umount $d/merged; rm -rf $d";
     let mut command = std::process::Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
