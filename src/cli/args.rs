@@ -31,7 +31,7 @@ Examples, in the order of the work:
   tmax-ckpt pull allenai/tmax-9b --revision 'step_{100..400..100}'
   tmax-ckpt verify allenai/tmax-9b@step_400
   tmax-ckpt strip allenai/tmax-9b@step_400 -o text/
-  tmax-ckpt select --from jobs/step_100 jobs/step_200 --report select.html
+  tmax-ckpt select 'allenai/tmax-9b@step_*' --metric tblite --tasks tasks/
   tmax-ckpt export gguf text/ --outtype q8_0";
 
 const EXIT_CODES: &str = "\
