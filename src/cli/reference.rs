@@ -1,4 +1,4 @@
-//! The reference of the command line as Markdown: `docs/cli.md` is its output, held by a test.
+//! The reference of the command line as Markdown: `just docs` writes it to `docs/cli.md`.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ pub fn markdown() -> String {
     command.build();
     let mut out = String::from(
         "# Reference of the command line\n\n\
-         Made from the program's own help by `just docs`; a test holds the two together.\n",
+         Made from the program's own help by `just docs`.\n",
     );
     section(&command, &mut out);
     out
