@@ -254,6 +254,25 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     sync_dir(parent(to))
 }
 
+/// Makes the symbolic link `link` to `target`, replacing what had its name.
+///
+/// Made beside, under a name that no other thread or process can have, and renamed: a reader
+/// never finds the name missing, and two writers of one link do not disturb each other.
+///
+/// # Errors
+/// [`Error::Io`]; the final name is then untouched.
+pub fn symlink_atomic(target: &Path, link: &Path) -> Result<()> {
+    let name = link.file_name().unwrap_or_default().to_string_lossy();
+    tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .suffix(".link")
+        .make_in(parent(link), |beside| std::os::unix::fs::symlink(target, beside))
+        .map_err(Error::io("link", link))?
+        .persist(link)
+        .map_err(|e| Error::io("rename to", link)(e.error))?;
+    sync_dir(parent(link))
+}
+
 /// Makes a folder and its parents.
 ///
 /// # Errors

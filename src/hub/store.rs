@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use super::client::cancelled;
 use super::error::{Error, Result};
 use super::hash::Hash;
-use super::part::remove_if_there;
 use super::repo::{CommitSha, Repo};
 use super::tree::{self, TreeFile};
 use crate::fsio;
@@ -151,13 +150,7 @@ impl RepoCache {
         }
         let link = self.snapshot(commit).join(&file.path);
         fsio::create_dir_all(fsio::parent(&link))?;
-        // Made beside and renamed, so that a reader never finds the name missing.
-        let name = link.file_name().unwrap_or_default().to_string_lossy();
-        let beside = link.with_file_name(format!(".{name}.{}.link", std::process::id()));
-        remove_if_there(&beside)?;
-        std::os::unix::fs::symlink(link_target(file), &beside)
-            .map_err(fsio::Error::io("link", &beside))?;
-        Ok(fsio::rename(&beside, &link)?)
+        Ok(fsio::symlink_atomic(&link_target(file), &link)?)
     }
 }
 
