@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -94,12 +95,7 @@ impl Assembly {
         fsio::check_space(&staging, self.missing_bytes(&staging))?;
         let total = self.files.iter().map(|f| f.layout.len_bytes).sum();
         progress.start(job, total, Unit::Bytes);
-        let mut proofs = Vec::new();
-        for file in &self.files {
-            progress.item_start(&file.name, file.layout.len_bytes);
-            proofs.extend(write_file(file, set, &staging, progress)?);
-            progress.item_done(&file.name, "verified");
-        }
+        let proofs = write_files(&self.files, set, &staging, progress)?;
         for (name, bytes) in &self.small {
             fsio::write_atomic(&staging.join(name), bytes)?;
         }
@@ -163,44 +159,29 @@ fn take_lock(staging: &Path, out: &Path) -> Result<File> {
     }
 }
 
-fn write_file(
-    file: &OutputFile,
+/// Writes the tensors of all files, as many at a time as there are threads.
+fn write_files(
+    files: &[OutputFile],
     set: &TensorSet,
     staging: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<TensorProof>> {
-    let path = staging.join(&file.name);
-    let output = fsio::open_rw(&path)?;
-    let resumed = holds_header(&output, &file.layout.header, file.layout.len_bytes);
-    if !resumed {
-        // Emptied first: what another plan wrote must not be taken for ours.
-        let sized = output.set_len(0).and_then(|()| output.set_len(file.layout.len_bytes));
-        let written = sized.and_then(|()| output.write_all_at(&file.layout.header, 0));
-        written.map_err(FsError::io("write", &path))?;
-    }
-    progress.advance(&file.name, file.layout.header.len() as u64);
-    let writer = FileWriter { output: &output, path: &path, resumed, set };
+    let writers = files
+        .iter()
+        .map(|file| FileWriter::open(file, set, staging, progress))
+        .collect::<Result<Vec<_>>>()?;
     // Largest first, so that no thread is left alone with the embedding at the end.
-    let mut order: Vec<usize> = (0..file.tensors.len()).collect();
-    order.sort_by_key(|at| std::cmp::Reverse(file.tensors[*at].source.len_bytes()));
+    let mut order: Vec<(usize, usize)> = files
+        .iter()
+        .enumerate()
+        .flat_map(|(at, file)| (0..file.tensors.len()).map(move |tensor| (at, tensor)))
+        .collect();
+    order.sort_by_key(|(file, at)| std::cmp::Reverse(files[*file].tensors[*at].source.len_bytes()));
     let mut proofs = order
         .into_par_iter()
-        .map(|at| {
-            let (tensor, start) = (&file.tensors[at], file.layout.ranges[at].start);
-            let done = |bytes| progress.advance(&file.name, bytes);
-            let sha256 = writer.write(tensor, start, &done)?;
-            let range = &file.layout.ranges[at];
-            let proof = TensorProof {
-                file: file.name.clone(),
-                name: tensor.stored.as_str().to_owned(),
-                sha256,
-                len_bytes: range.end - range.start,
-            };
-            Ok((at, proof))
-        })
+        .map(|place| Ok((place, writers[place.0].write_tensor(place.1, progress)?)))
         .collect::<Result<Vec<_>>>()?;
-    output.sync_all().map_err(FsError::io("flush", &path))?;
-    proofs.sort_by_key(|(at, _)| *at);
+    proofs.sort_by_key(|(place, _)| *place);
     Ok(proofs.into_iter().map(|(_, proof)| proof).collect())
 }
 
@@ -213,13 +194,64 @@ fn holds_header(output: &File, header: &[u8], len_bytes: u64) -> bool {
 
 /// An output file at work.
 struct FileWriter<'a> {
-    output: &'a File,
-    path: &'a Path,
+    file: &'a OutputFile,
+    output: File,
+    path: PathBuf,
     resumed: bool,
     set: &'a TensorSet,
+    /// Tensors still to be written; whoever writes the last one makes the file durable.
+    left: AtomicUsize,
 }
 
-impl FileWriter<'_> {
+impl<'a> FileWriter<'a> {
+    /// Opens the file in the staging folder with its full length and its header.
+    fn open(
+        file: &'a OutputFile,
+        set: &'a TensorSet,
+        staging: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let path = staging.join(&file.name);
+        let output = fsio::open_rw(&path)?;
+        let resumed = holds_header(&output, &file.layout.header, file.layout.len_bytes);
+        if !resumed {
+            // Emptied first: what another plan wrote must not be taken for ours.
+            let sized = output.set_len(0).and_then(|()| output.set_len(file.layout.len_bytes));
+            let written = sized.and_then(|()| output.write_all_at(&file.layout.header, 0));
+            written.map_err(FsError::io("write", &path))?;
+        }
+        progress.item_start(&file.name, file.layout.len_bytes);
+        progress.advance(&file.name, file.layout.header.len() as u64);
+        let left = AtomicUsize::new(file.tensors.len());
+        let writer = Self { file, output, path, resumed, set, left };
+        if file.tensors.is_empty() {
+            writer.finish(progress)?;
+        }
+        Ok(writer)
+    }
+
+    /// Writes the tensor of this index in the file and proves that it arrived.
+    fn write_tensor(&self, at: usize, progress: &dyn Progress) -> Result<TensorProof> {
+        let (tensor, range) = (&self.file.tensors[at], &self.file.layout.ranges[at]);
+        let done = |bytes| progress.advance(&self.file.name, bytes);
+        let sha256 = self.write(tensor, range.start, &done)?;
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.finish(progress)?;
+        }
+        Ok(TensorProof {
+            file: self.file.name.clone(),
+            name: tensor.stored.as_str().to_owned(),
+            sha256,
+            len_bytes: range.end - range.start,
+        })
+    }
+
+    fn finish(&self, progress: &dyn Progress) -> Result<()> {
+        self.output.sync_all().map_err(FsError::io("flush", &self.path))?;
+        progress.item_done(&self.file.name, "verified");
+        Ok(())
+    }
+
     /// Writes one tensor at `start` and returns the hash of its bytes.
     fn write(&self, tensor: &OutputTensor, start: u64, done: &dyn Fn(u64)) -> Result<String> {
         if tensor.dtype == tensor.source.dtype {
@@ -239,8 +271,8 @@ impl FileWriter<'_> {
             let back = &mut buffer[..chunk.len()];
             if !(self.resumed && self.reads_as(start + at, chunk, back)?) {
                 let from = tensor.source.range.start + at;
-                fsio::copy_range(source, from, self.output, start + at, chunk.len() as u64)
-                    .map_err(FsError::io("write", self.path))?;
+                fsio::copy_range(source, from, &self.output, start + at, chunk.len() as u64)
+                    .map_err(FsError::io("write", &self.path))?;
                 self.prove(tensor, start + at, chunk, back)?;
             }
             hasher.update(chunk);
@@ -268,7 +300,7 @@ impl FileWriter<'_> {
                 let tensor = tensor.stored.to_string();
                 return Err(OpError::Overflow { tensor, dtype: to }.into());
             }
-            self.output.write_all_at(narrow, at).map_err(FsError::io("write", self.path))?;
+            self.output.write_all_at(narrow, at).map_err(FsError::io("write", &self.path))?;
             self.prove(tensor, at, narrow, &mut back[..narrow.len()])?;
             hasher.update(&*narrow);
             at += narrow.len() as u64;
@@ -285,7 +317,7 @@ impl FileWriter<'_> {
     }
 
     fn reads_as(&self, at: u64, want: &[u8], back: &mut [u8]) -> Result<bool> {
-        self.output.read_exact_at(back, at).map_err(FsError::io("read", self.path))?;
+        self.output.read_exact_at(back, at).map_err(FsError::io("read", &self.path))?;
         Ok(back == want)
     }
 }
