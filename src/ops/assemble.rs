@@ -24,7 +24,7 @@ use crate::progress::{Progress, Unit};
 use crate::safetensors::{INDEX_FILE, Index};
 
 /// Bytes copied, hashed and compared at a time: what fits the caches.
-const CHUNK_BYTES: usize = 4 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// A folder to be written.
 #[derive(Debug, Clone)]
