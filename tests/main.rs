@@ -16,6 +16,7 @@ mod hub_cli;
 mod hub_nginx;
 mod hub_pull;
 mod hub_server;
+mod inspect;
 mod mutate;
 mod sandbox;
 mod score;

@@ -15,6 +15,12 @@ pub enum CheckpointError {
         /// The path.
         path: PathBuf,
     },
+    /// The path is a GGUF file, whose weights this version does not read.
+    #[error("{} is a GGUF file, and tensors are read from safetensors alone", path.display())]
+    Gguf {
+        /// The path.
+        path: PathBuf,
+    },
     /// The folder has no config.
     #[error("{} has no config.json", dir.display())]
     NoConfig {
@@ -57,7 +63,7 @@ impl Diagnose for CheckpointError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotAFolder { path } if !path.exists() => Kind::NotFound,
-            Self::NotAFolder { .. } => Kind::Usage,
+            Self::NotAFolder { .. } | Self::Gguf { .. } => Kind::Usage,
             Self::NoConfig { .. } | Self::NoTensors { .. } => Kind::NotFound,
             Self::Ambiguous { .. } | Self::SameTensor { .. } | Self::Incomplete { .. } => {
                 Kind::BadData
@@ -68,6 +74,7 @@ impl Diagnose for CheckpointError {
     fn id(&self) -> &'static str {
         match self {
             Self::NotAFolder { .. } => "not_a_folder",
+            Self::Gguf { .. } => "gguf_not_readable",
             Self::NoConfig { .. } => "no_config",
             Self::NoTensors { .. } => "no_tensors",
             Self::Ambiguous { .. } => "ambiguous_weights",
@@ -80,6 +87,12 @@ impl Diagnose for CheckpointError {
         let line = match self {
             Self::NotAFolder { .. } | Self::NoConfig { .. } => {
                 "name the folder that holds config.json and the safetensors files".into()
+            }
+            Self::Gguf { path } => return gguf_help(&path.display().to_string()),
+            Self::NoTensors { dir, other } if other.iter().any(|name| name.ends_with(".gguf")) => {
+                let name = other.iter().find(|name| name.ends_with(".gguf"));
+                let path = dir.join(name.map_or("", String::as_str));
+                return gguf_help(&path.display().to_string());
             }
             Self::NoTensors { other, .. } if other.is_empty() => {
                 "`tmax-ckpt pull REPO@REV` fetches the weights too".into()
@@ -95,4 +108,12 @@ impl Diagnose for CheckpointError {
         };
         vec![line]
     }
+}
+
+/// What can be done with a GGUF file.
+fn gguf_help(path: &str) -> Vec<String> {
+    vec![
+        format!("`tmax-ckpt inspect {path}` shows its keys and tensors"),
+        "for all else, name the checkpoint that it was made from".into(),
+    ]
 }

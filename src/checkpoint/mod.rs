@@ -15,6 +15,7 @@ pub use set::{ShardFile, Tensor, TensorSet, collect};
 
 use crate::arch::{ModelConfig, Namespace, Part};
 use crate::fsio;
+use crate::gguf::is_gguf;
 use crate::name::is_safe_relative_path;
 
 /// The config's file name.
@@ -118,6 +119,9 @@ impl Checkpoint {
 /// [`CheckpointError::NoConfig`], a file over [`CONFIG_LEN_MAX`],
 /// [`crate::arch::ConfigError`].
 pub fn read_config(dir: &Path) -> crate::error::Result<ModelConfig> {
+    if is_gguf(dir) {
+        return Err(CheckpointError::Gguf { path: dir.to_owned() }.into());
+    }
     if !dir.is_dir() {
         return Err(CheckpointError::NotAFolder { path: dir.to_owned() }.into());
     }

@@ -8,6 +8,7 @@ use crate::arch::{Architecture, Namespace, Part, TensorRule, layout};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::fsio::Mapped;
+use crate::gguf::is_gguf;
 use crate::name::TensorName;
 use crate::safetensors::{self, Header, INDEX_FILE, Index, IndexFault, SINGLE_FILE};
 
@@ -100,6 +101,9 @@ impl TensorSet {
     /// No such files, both of them, an unsound header or index, an index that disagrees with
     /// its shards, two stored names for one tensor.
     pub fn open(path: &Path) -> Result<Self> {
+        if is_gguf(path) {
+            return Err(CheckpointError::Gguf { path: path.to_owned() }.into());
+        }
         let (index, files) =
             if path.is_dir() { open_folder(path)? } else { (None, vec![ShardFile::open(path)?]) };
         let headers: Vec<(&str, &Header)> =

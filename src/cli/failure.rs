@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::error::{Diagnose, Kind};
 
+/// The identity of [`Failure::NotCached`].
+pub(super) const NOT_CACHED: &str = "revision_not_cached";
+
 /// A failure of arguments, settings or output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -96,7 +99,7 @@ impl Diagnose for Failure {
             Self::UnknownKey { .. } => "config_unknown_key",
             Self::BadSetting { .. } => "setting_invalid",
             Self::NotACheckpoint { .. } => "checkpoint_not_found",
-            Self::NotCached { .. } => "revision_not_cached",
+            Self::NotCached { .. } => NOT_CACHED,
             Self::Interrupted { kind, .. } => kind.id(),
             Self::Usage(..) => "usage",
         }

@@ -1,88 +1,167 @@
 //! `inspect`: what a checkpoint holds, from its headers.
 
+use std::path::Path;
+
 use clap::ValueHint;
 use regex::Regex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::context::Context;
+use super::failure::Failure;
+use super::inspect_remote::RemoteCheckpoint;
 use super::outcome::Outcome;
 use super::render::{DIM, STRONG, paint};
-use super::resolve;
+use super::resolve::{self, Local, Location};
+use super::{inspect_gguf, inspect_stats};
+use crate::arch::ModelConfig;
 use crate::checkpoint::{CONFIG_FILE, Tensor, TensorSet, read_aux, read_config};
 use crate::error::Result;
+use crate::gguf::is_gguf;
 use crate::name::escape;
 use crate::ops::inspect::{FileHead, Group, Summary, summarise};
+use crate::ops::stats::{Stats, stats};
 use crate::units;
 
 /// Show what a checkpoint holds: config, tensors by part, files, licence
 ///
-/// Reads headers only. A single .safetensors file of any architecture can be shown too.
+/// Reads headers only; of a revision that is not in the cache, config, index and headers are read
+/// from the Hub and nothing is kept. A single .safetensors file of any architecture and a .gguf
+/// file can be shown too.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A checkpoint or safetensors file: a path, owner/name@revision, or hf://owner/name@revision
+    /// A checkpoint, safetensors or GGUF file: a path, owner/name@revision, or
+    /// hf://owner/name@revision
     #[arg(value_name = "CKPT", value_hint = ValueHint::AnyPath)]
     checkpoint: String,
     /// List single tensors; `*` stands for anything, as in 'model.layers.0.*'
     #[arg(long, value_name = "PATTERN")]
     tensor: Option<String>,
+    /// Read the values, and list each tensor with its range, mean, spread, zeros, NaN and infinity
+    #[arg(long)]
+    stats: bool,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// The checkpoint is not found or a header is unsound.
+/// The checkpoint is not found or a header is unsound; values of what is not on this machine.
 pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
-    let local = resolve::resolve_one(&args.checkpoint, ctx)?;
+    match resolve::locate(&args.checkpoint, ctx)? {
+        Location::Local(local) if is_gguf(&local.path) => {
+            if args.stats {
+                return Err(no_stats("values of a GGUF file are not read", &[]));
+            }
+            inspect_gguf::show(&local, args.tensor.as_deref())
+        }
+        Location::Local(local) => show_local(&local, &args, ctx),
+        Location::Hub(hub) => {
+            if args.stats {
+                let help = format!("`tmax-ckpt pull {hub}` fetches it");
+                return Err(no_stats("values are read on this machine alone", &[help]));
+            }
+            let remote = RemoteCheckpoint::read(&hub, ctx)?;
+            let shown = Shown {
+                label: &remote.label,
+                config: remote.config.as_ref(),
+                readme: None,
+                set: None,
+            };
+            let outcome = show(&shown, &remote.heads(), &args, ctx)?;
+            Ok(outcome.field("commit", remote.commit.as_str()).hint(remote.hint()))
+        }
+    }
+}
+
+fn no_stats(message: &str, help: &[String]) -> crate::error::Error {
+    let mut lines = help.to_vec();
+    lines.push("without --stats, headers are shown".into());
+    Failure::Usage(format!("--stats: {message}"), lines).into()
+}
+
+fn show_local(local: &Local, args: &Args, ctx: &Context) -> Result<Outcome> {
     let set = TensorSet::open(&local.path)?;
-    let has_config = local.path.join(CONFIG_FILE).exists();
-    let config = if has_config { Some(read_config(&local.path)?) } else { None };
-    let readme = if has_config { read_aux(&local.path, "README.md")? } else { None };
+    let (config, readme) = beside(&local.path)?;
     let heads: Vec<FileHead<'_>> = set
         .files()
         .iter()
         .map(|f| FileHead { name: &f.name, len_bytes: f.len_bytes(), header: &f.header })
         .collect();
-    let (summary, tensors) = summarise(&heads, config.as_ref(), readme.as_deref())?;
-    let listed: Vec<&Tensor> = match &args.tensor {
-        Some(pattern) => {
+    let shown = Shown { label: &local.label, config: config.as_ref(), readme, set: Some(&set) };
+    show(&shown, &heads, args, ctx)
+}
+
+/// Reads config and README of a folder; a single file has neither.
+fn beside(path: &Path) -> Result<(Option<ModelConfig>, Option<Vec<u8>>)> {
+    if !path.join(CONFIG_FILE).exists() {
+        return Ok((None, None));
+    }
+    Ok((Some(read_config(path)?), read_aux(path, "README.md")?))
+}
+
+/// What is shown, apart from the heads of its files.
+struct Shown<'a> {
+    label: &'a str,
+    config: Option<&'a ModelConfig>,
+    readme: Option<Vec<u8>>,
+    /// The data, if it is on this machine.
+    set: Option<&'a TensorSet>,
+}
+
+fn show(shown: &Shown<'_>, heads: &[FileHead<'_>], args: &Args, ctx: &Context) -> Result<Outcome> {
+    let (summary, tensors) = summarise(heads, shown.config, shown.readme.as_deref())?;
+    let listed = match (&args.tensor, args.stats) {
+        (Some(pattern), _) => {
             let pattern = glob(pattern);
             let matches =
                 |t: &&Tensor| pattern.is_match(&t.name) || pattern.is_match(t.stored.as_str());
             tensors.iter().filter(matches).collect()
         }
-        None => Vec::new(),
+        (None, true) => tensors.iter().collect(),
+        (None, false) => Vec::new(),
     };
-    let rows: Vec<_> = listed.iter().map(|t| row(t, &set)).collect();
-    let document = json!({"checkpoint": local.label, "summary": summary, "tensors": rows});
-    let text = match &args.tensor {
-        Some(_) => listed.iter().map(|t| line(t)).collect(),
-        None => human(&summary),
+    let values: Option<Vec<Option<Stats>>> =
+        shown.set.filter(|_| args.stats).map(|set| stats(set, &listed, &*ctx.progress()));
+    let mut rows: Vec<Value> = listed.iter().map(|t| row(t, heads[t.file].name)).collect();
+    for (row, values) in rows.iter_mut().zip(values.iter().flatten()) {
+        row["stats"] = json!(values);
+    }
+    let document = json!({
+        "checkpoint": shown.label, "format": "safetensors", "summary": summary, "tensors": rows,
+    });
+    let text = match (&values, &args.tensor) {
+        (Some(values), _) => inspect_stats::table(&listed, values),
+        (None, Some(_)) => listed.iter().map(|t| line(t)).collect(),
+        (None, None) => human(&summary),
     };
-    let outcome = Outcome::new("inspect", &document).human(text).quiet(local.label);
+    let outcome = Outcome::new("inspect", &document).human(text).quiet(shown.label);
     Ok(match &args.tensor {
-        Some(pattern) if listed.is_empty() => outcome
-            .problem(format!("no tensor is called `{}`", escape(pattern)), no_match(&tensors)),
-        Some(_) => outcome,
-        None => outcome.hint("hint: --tensor 'model.layers.0.*' for single tensors"),
+        Some(pattern) if listed.is_empty() => outcome.problem(
+            format!("no tensor is called `{}`", escape(pattern)),
+            no_match(tensors.iter().map(|t| t.name.as_str())),
+        ),
+        None if !args.stats => {
+            outcome.hint("hint: --tensor 'model.layers.0.*' for single tensors, --stats for values")
+        }
+        _ => outcome,
     })
 }
 
 /// Turns a pattern with `*` into an anchored expression.
-fn glob(pattern: &str) -> Regex {
+pub(super) fn glob(pattern: &str) -> Regex {
     let parts: Vec<String> = pattern.split('*').map(regex::escape).collect();
     Regex::new(&format!("^{}$", parts.join(".*"))).expect("escaped text and `.*` are a regex")
 }
 
-fn no_match(tensors: &[Tensor]) -> Vec<String> {
-    let first = tensors.first().map(|t| format!("the first is `{}`", escape(&t.name)));
-    first.into_iter().collect()
+/// Says what the first of the tensors is called, to somebody who found none.
+pub(super) fn no_match<'a>(mut names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    names.next().map(|name| format!("the first is `{}`", escape(name))).into_iter().collect()
 }
 
-fn row(tensor: &Tensor, set: &TensorSet) -> serde_json::Value {
+fn row(tensor: &Tensor, file: &str) -> Value {
     json!({
         "name": tensor.name, "stored": tensor.stored.as_str(),
         "dtype": tensor.dtype.safetensors_name(), "shape": tensor.shape,
-        "len_bytes": tensor.len_bytes(), "file": set.files()[tensor.file].name,
+        "len_bytes": tensor.len_bytes(), "file": file,
         "offset_bytes": tensor.range.start,
     })
 }
@@ -132,7 +211,8 @@ fn human(summary: &Summary) -> String {
     text
 }
 
-fn table_line(indent: &str, group: &Group, of: u64, note: &str) -> String {
+/// One line of a table of groups: name, tensors, parameters, bytes, share of `of` bytes.
+pub(super) fn table_line(indent: &str, group: &Group, of: u64, note: &str) -> String {
     let share = group.len_bytes as f64 / of.max(1) as f64;
     let bar = "█".repeat((share * 20.0).round() as usize);
     let name = format!("{indent}{}", group.name);

@@ -65,6 +65,13 @@ impl Outcome {
         write(&self.document).expect("a JSON value serialises")
     }
 
+    /// Adds a field to the JSON document.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.document.insert(name.into(), value.into());
+        self
+    }
+
     /// Sets what `-q` prints: the path or the id, one a line.
     #[must_use]
     pub fn quiet(mut self, text: impl Into<String>) -> Self {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use super::failure::Failure;
+use super::failure::{Failure, NOT_CACHED};
 use crate::error::Result;
 use crate::hub::{CommitSha, Pattern, Repo, RepoCache, RepoKind};
 use crate::name::{escape, is_safe_relative_path, suggest};
@@ -135,6 +135,31 @@ pub fn resolve_one(text: &str, ctx: &Context) -> Result<Local> {
             let message = format!("`{}` names several checkpoints, one is needed", escape(text));
             Err(Failure::Usage(message, vec!["name one revision".into()]).into())
         }
+    }
+}
+
+/// Where one checkpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// On this machine.
+    Local(Local),
+    /// On the Hub alone, as far as the cache knows.
+    Hub(HubReference),
+}
+
+/// Finds one checkpoint for commands that can look at the Hub: what is cached wins.
+///
+/// # Errors
+/// As [`resolve_one`], save that a whole revision which is not in the cache is no error.
+pub fn locate(text: &str, ctx: &Context) -> Result<Location> {
+    let hub = match Reference::parse(text)? {
+        Reference::Hub(hub) if hub.path.is_none() => hub,
+        _ => return resolve_one(text, ctx).map(Location::Local),
+    };
+    match resolve_one(text, ctx) {
+        Ok(local) => Ok(Location::Local(local)),
+        Err(error) if error.id() == NOT_CACHED => Ok(Location::Hub(hub)),
+        Err(error) => Err(error),
     }
 }
 

@@ -122,3 +122,28 @@ impl Diagnose for GgufError {
         }
     }
 }
+
+/// A file that cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is not a sound GGUF file", path.display())]
+pub struct GgufFileError {
+    /// The file.
+    pub path: std::path::PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub fault: GgufError,
+}
+
+impl Diagnose for GgufFileError {
+    fn kind(&self) -> Kind {
+        self.fault.kind()
+    }
+
+    fn id(&self) -> &'static str {
+        self.fault.id()
+    }
+
+    fn help(&self) -> Vec<String> {
+        self.fault.help()
+    }
+}

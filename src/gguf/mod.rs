@@ -10,7 +10,7 @@ pub mod reader;
 pub mod tensor_type;
 pub mod writer;
 
-pub use error::GgufError;
+pub use error::{GgufError, GgufFileError};
 pub use metadata::{Array, Metadata, Value};
 pub use reader::Gguf;
 pub use tensor_type::TensorType;
@@ -27,3 +27,12 @@ pub const DIMS_MAX: usize = 4;
 
 /// Tensor names must be shorter than this, in bytes.
 pub const NAME_LEN_LIMIT: usize = 64;
+
+/// Says whether `path` is a file that starts as GGUF files do.
+#[must_use]
+pub fn is_gguf(path: &std::path::Path) -> bool {
+    use std::io::Read as _;
+    let mut start = [0; MAGIC.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *MAGIC
+}

@@ -7,6 +7,7 @@ pub mod export_gguf;
 pub mod inspect;
 pub mod pack;
 pub mod reshard;
+pub mod stats;
 pub mod strip;
 pub mod verify;
 

@@ -1,0 +1,186 @@
+//! `inspect` of a GGUF file: its keys, and its tensors by type.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use super::inspect::{glob, no_match, table_line};
+use super::outcome::Outcome;
+use super::render::{DIM, STRONG, paint};
+use super::resolve::Local;
+use crate::error::Result;
+use crate::gguf::reader::TensorEntry;
+use crate::gguf::{Array, Gguf, GgufFileError, Value};
+use crate::name::escape;
+use crate::ops::inspect::Group;
+use crate::units;
+
+/// Elements of an array that are shown.
+const SHOWN: usize = 3;
+
+/// Characters of a string that are shown to people.
+const TEXT_LEN_MAX: usize = 60;
+
+/// Reads the head of the file and lays it out.
+///
+/// # Errors
+/// The file is no sound GGUF.
+pub(super) fn show(local: &Local, pattern: Option<&str>) -> Result<Outcome> {
+    let gguf = Gguf::open(&local.path)
+        .map_err(|fault| GgufFileError { path: local.path.clone(), fault })?;
+    let groups = by_type(&gguf);
+    let listed: Vec<&TensorEntry> = match pattern.map(glob) {
+        Some(glob) => gguf.tensors.iter().filter(|t| glob.is_match(&t.spec.name)).collect(),
+        None => Vec::new(),
+    };
+    let keys: serde_json::Map<String, Json> =
+        gguf.metadata.iter().map(|(key, value)| (key.to_owned(), json_value(value))).collect();
+    let document = json!({
+        "checkpoint": local.label, "format": "gguf",
+        "gguf": {"version": gguf.version, "metadata": keys, "total": total(&gguf),
+            "types": groups},
+        "tensors": listed.iter().map(|t| row(t)).collect::<Vec<_>>(),
+    });
+    let text = match pattern {
+        Some(_) => listed.iter().map(|t| line(t)).collect(),
+        None => human(&gguf, &groups),
+    };
+    let outcome = Outcome::new("inspect", &document).human(text).quiet(&local.label);
+    Ok(match pattern {
+        Some(pattern) if listed.is_empty() => outcome.problem(
+            format!("no tensor is called `{}`", escape(pattern)),
+            no_match(gguf.tensors.iter().map(|t| t.spec.name.as_str())),
+        ),
+        Some(_) => outcome,
+        None => outcome.hint("hint: --tensor 'blk.0.*' for single tensors"),
+    })
+}
+
+fn add(group: &mut Group, tensor: &TensorEntry) {
+    group.tensors += 1;
+    group.parameters += tensor.spec.elements().unwrap_or(0);
+    group.len_bytes += tensor.len_bytes;
+}
+
+fn total(gguf: &Gguf) -> Group {
+    let mut total = Group { name: "total".into(), ..Group::default() };
+    gguf.tensors.iter().for_each(|tensor| add(&mut total, tensor));
+    total
+}
+
+/// Counts tensors by type, the most bytes first.
+fn by_type(gguf: &Gguf) -> Vec<Group> {
+    let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
+    for tensor in &gguf.tensors {
+        add(groups.entry(tensor.spec.tensor_type.name()).or_default(), tensor);
+    }
+    let named = groups.into_iter().map(|(name, group)| Group { name: name.into(), ..group });
+    let mut list: Vec<Group> = named.collect();
+    list.sort_by_key(|group| std::cmp::Reverse(group.len_bytes));
+    list
+}
+
+/// A scalar as it is; of an array, which may have a quarter of a million elements, its type,
+/// length and start.
+fn json_value(value: &Value) -> Json {
+    match value {
+        Value::U8(n) => json!(n),
+        Value::I8(n) => json!(n),
+        Value::U16(n) => json!(n),
+        Value::I16(n) => json!(n),
+        Value::U32(n) => json!(n),
+        Value::I32(n) => json!(n),
+        Value::F32(n) => json!(n),
+        Value::Bool(b) => json!(b),
+        Value::Str(text) => json!(text),
+        Value::U64(n) => json!(n),
+        Value::I64(n) => json!(n),
+        Value::F64(n) => json!(n),
+        Value::Array(array) => {
+            let (element, first) = array_start(array);
+            json!({"array_of": element, "len": array.len(), "first": first})
+        }
+    }
+}
+
+/// The elements' type, as llama.cpp names it, and the first elements.
+fn array_start(array: &Array) -> (&'static str, Vec<Json>) {
+    fn start<T: serde::Serialize>(values: &[T]) -> Vec<Json> {
+        values.iter().take(SHOWN).map(|value| json!(value)).collect()
+    }
+    match array {
+        Array::U8(v) => ("u8", start(v)),
+        Array::I8(v) => ("i8", start(v)),
+        Array::U16(v) => ("u16", start(v)),
+        Array::I16(v) => ("i16", start(v)),
+        Array::U32(v) => ("u32", start(v)),
+        Array::I32(v) => ("i32", start(v)),
+        Array::F32(v) => ("f32", start(v)),
+        Array::Bool(v) => ("bool", start(v)),
+        Array::Str(v) => ("str", start(v)),
+        Array::U64(v) => ("u64", start(v)),
+        Array::I64(v) => ("i64", start(v)),
+        Array::F64(v) => ("f64", start(v)),
+    }
+}
+
+fn row(tensor: &TensorEntry) -> Json {
+    json!({
+        "name": tensor.spec.name, "dtype": tensor.spec.tensor_type.name(),
+        "shape": tensor.spec.shape, "len_bytes": tensor.len_bytes, "offset_bytes": tensor.offset,
+    })
+}
+
+fn line(tensor: &TensorEntry) -> String {
+    let (dtype, shape) = (tensor.spec.tensor_type.name(), format!("{:?}", tensor.spec.shape));
+    let bytes = units::bytes(tensor.len_bytes);
+    format!("{dtype:<7} {shape:<18} {bytes:>9}  {}\n", escape(&tensor.spec.name))
+}
+
+fn human(gguf: &Gguf, types: &[Group]) -> String {
+    let total = total(gguf);
+    let text = |key: &str| gguf.metadata.get(key).and_then(Value::as_str).map(escape);
+    let head: Vec<String> = [
+        Some(format!("GGUF v{}", gguf.version)),
+        text("general.architecture"),
+        text("general.name"),
+        Some(format!("{} parameters", units::count(total.parameters))),
+        Some(units::bytes(total.len_bytes)),
+        text("general.license"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut out = format!("{}\n\n", paint(STRONG, head.join(" · ")));
+    out += &paint(DIM, "type             tensors  parameters      bytes   share");
+    out.push('\n');
+    for group in types {
+        out += &table_line("", group, total.len_bytes, "");
+    }
+    let width = gguf.metadata.iter().map(|(key, _)| escape(key).len()).max().unwrap_or(0);
+    out += &format!("\n{}\n", paint(DIM, format!("{:<width$}  value", "key")));
+    for (key, value) in gguf.metadata.iter() {
+        out += &format!("{:<width$}  {}\n", escape(key), shown(value));
+    }
+    out
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Str(text) => cut(text),
+        Value::Array(array) => {
+            let (element, first) = array_start(array);
+            let first: Vec<String> = first.iter().map(|v| cut(&v.to_string())).collect();
+            let more = if array.len() > first.len() { ", …" } else { "" };
+            format!("{} × {element}: {}{more}", array.len(), first.join(", "))
+        }
+        scalar => json_value(scalar).to_string(),
+    }
+}
+
+/// One line of bounded length.
+fn cut(text: &str) -> String {
+    let short: String = text.chars().take(TEXT_LEN_MAX).collect();
+    let dots = if short.len() < text.len() { "…" } else { "" };
+    format!("{}{dots}", escape(&short))
+}
