@@ -9,8 +9,8 @@ use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    bench_select, cache, completions, config, diff, doctor, export, inspect, logprobs, man, pull,
-    score, select, steps, strip, verify,
+    bench_engine, bench_select, cache, completions, config, diff, doctor, export, inspect,
+    logprobs, man, pull, score, select, steps, strip, verify,
 };
 
 /// The heading of the global flags in every help text.
@@ -101,6 +101,9 @@ pub enum Command {
     /// Write the manual pages
     #[command(hide = true)]
     Man(man::Args),
+    /// Measure prefill and decode speed on a checkpoint
+    #[command(hide = true)]
+    BenchEngine(bench_engine::Args),
     /// Measure the selection statistics over known truth
     #[command(hide = true)]
     BenchSelect(bench_select::Args),

@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod bars;
+pub mod bench_engine;
 pub mod bench_select;
 pub mod cache;
 pub mod completions;
@@ -94,6 +95,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<Outcome> {
         Command::Config(args) => config::run(args, ctx),
         Command::Doctor(args) => doctor::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),
+        Command::BenchEngine(args) => bench_engine::run(args, ctx),
         Command::BenchSelect(args) => bench_select::run(args, ctx),
         Command::Man(args) => man::run(args, ctx),
     }
