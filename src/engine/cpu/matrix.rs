@@ -4,15 +4,19 @@
 //! outputs and no sum across lanes is needed. bf16 weights stay bf16 and are widened in the
 //! register: that is exact, and halves what decode must read.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use half::bf16;
 use rayon::prelude::*;
 
+use super::pages;
 use super::quantised::{self, Activations, BLOCK, BlockTile};
 use super::simd::{Kernel, LANES, run};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
 use crate::dtype::{Dtype, widen_to_f32};
 use crate::engine::backend::{Rows, WeightPrecision};
+use crate::quant::q8_0;
 
 /// Multiply-adds below which threads cost more than they give.
 const PARALLEL_MIN: usize = 1 << 20;
@@ -36,19 +40,20 @@ enum Storage {
 impl Matrix {
     /// Lays out the rows of all parts, one part after the other.
     ///
-    /// Q8_0 needs columns in multiples of 32; a matrix without keeps its own precision.
+    /// Q8_0 needs finite values and columns in multiples of 32; a matrix without keeps its own
+    /// precision.
     pub fn new(parts: &[Rows<'_>], precision: WeightPrecision) -> Self {
         let columns = parts[0].columns;
         let rows = parts.iter().map(|part| part.bytes.len() / part.row_bytes()).sum();
+        let lines = Lines { parts, rows, columns };
         let quantise = precision == WeightPrecision::Q8_0 && columns.is_multiple_of(BLOCK);
-        let lines = Lines { parts, columns };
-        let tiles: usize = usize::div_ceil(rows, LANES);
-        let storage = if quantise {
-            Storage::Q8(gather(tiles, columns / BLOCK, |tile| lines.quantised(rows, tile)))
-        } else if parts.iter().all(|part| part.dtype == Dtype::Bf16) {
-            Storage::Bf16(gather(tiles, columns, |tile| lines.bf16(rows, tile)))
-        } else {
-            Storage::F32(gather(tiles, columns, |tile| lines.f32(rows, tile)))
+        let quantised = if quantise { lines.quantised() } else { None };
+        let storage = match quantised {
+            Some(tiles) => Storage::Q8(tiles),
+            None if parts.iter().all(|part| part.dtype == Dtype::Bf16) => {
+                Storage::Bf16(lines.bf16())
+            }
+            None => Storage::F32(lines.f32()),
         };
         Self { rows, columns, storage }
     }
@@ -135,21 +140,6 @@ impl Matrix {
     }
 }
 
-fn gather<T: Send + Clone>(
-    tiles: usize,
-    per_tile: usize,
-    make: impl Fn(usize) -> Vec<T> + Sync + Send,
-) -> Vec<T> {
-    let mut all = Vec::with_capacity(tiles * per_tile);
-    // A bounded number at a time, so that the pieces never double the memory.
-    for start in (0..tiles).step_by(256) {
-        let pieces: Vec<Vec<T>> =
-            (start..(start + 256).min(tiles)).into_par_iter().map(&make).collect();
-        pieces.into_iter().for_each(|piece| all.extend(piece));
-    }
-    all
-}
-
 fn widen(bits: u16) -> f32 {
     bf16::from_bits(bits).to_f32()
 }
@@ -157,6 +147,7 @@ fn widen(bits: u16) -> f32 {
 /// The rows of several parts, by one index.
 struct Lines<'a> {
     parts: &'a [Rows<'a>],
+    rows: usize,
     columns: usize,
 }
 
@@ -173,41 +164,78 @@ impl Lines<'_> {
         unreachable!("row beyond the last part")
     }
 
-    fn widened(&self, rows: usize, tile: usize) -> Vec<Vec<f32>> {
-        (tile * LANES..((tile + 1) * LANES).min(rows))
-            .map(|row| {
-                let (dtype, bytes) = self.bytes(row);
-                let mut values = vec![0.0; self.columns];
+    /// The rows of a tile, with their lanes.
+    fn of_tile(&self, tile: usize) -> impl Iterator<Item = (usize, Dtype, &[u8])> {
+        let rows = tile * LANES..((tile + 1) * LANES).min(self.rows);
+        rows.map(|row| {
+            let (dtype, bytes) = self.bytes(row);
+            (row % LANES, dtype, bytes)
+        })
+    }
+
+    /// Returns none if a value is not finite.
+    fn quantised(&self) -> Option<Vec<BlockTile>> {
+        let finite = AtomicBool::new(true);
+        let tiles = self.rows.div_ceil(LANES);
+        let all = gather(tiles, self.columns / BLOCK, |tile, out| {
+            let mut values = vec![0.0; self.columns];
+            let mut blocks = vec![0; self.columns / BLOCK * q8_0::BLOCK_BYTES];
+            out.resize(self.columns / BLOCK, BlockTile::ZERO);
+            for (lane, dtype, bytes) in self.of_tile(tile) {
                 widen_to_f32(dtype, bytes, &mut values);
-                values
-            })
-            .collect()
-    }
-
-    fn quantised(&self, rows: usize, tile: usize) -> Vec<BlockTile> {
-        let lines = self.widened(rows, tile);
-        let lines: Vec<&[f32]> = lines.iter().map(Vec::as_slice).collect();
-        (0..self.columns / BLOCK).map(|block| BlockTile::quantise(&lines, block)).collect()
-    }
-
-    fn f32(&self, rows: usize, tile: usize) -> Vec<[f32; LANES]> {
-        let mut out = vec![[0.0; LANES]; self.columns];
-        for (lane, line) in self.widened(rows, tile).iter().enumerate() {
-            out.iter_mut().zip(line).for_each(|(column, value)| column[lane] = *value);
-        }
-        out
-    }
-
-    fn bf16(&self, rows: usize, tile: usize) -> Vec<[u16; LANES]> {
-        let mut out = vec![[0; LANES]; self.columns];
-        for row in tile * LANES..((tile + 1) * LANES).min(rows) {
-            let values = self.bytes(row).1.as_chunks::<2>().0;
-            for (column, value) in out.iter_mut().zip(values) {
-                column[row % LANES] = u16::from_le_bytes(*value);
+                if q8_0::quantize(&values, &mut blocks).is_err() {
+                    finite.store(false, Ordering::Relaxed);
+                }
+                for (tile, block) in out.iter_mut().zip(blocks.as_chunks().0) {
+                    tile.set(lane, block);
+                }
             }
-        }
-        out
+        });
+        finite.into_inner().then_some(all)
     }
+
+    fn f32(&self) -> Vec<[f32; LANES]> {
+        gather(self.rows.div_ceil(LANES), self.columns, |tile, out| {
+            let mut values = vec![0.0; self.columns];
+            out.resize(self.columns, [0.0; LANES]);
+            for (lane, dtype, bytes) in self.of_tile(tile) {
+                widen_to_f32(dtype, bytes, &mut values);
+                out.iter_mut().zip(&values).for_each(|(column, value)| column[lane] = *value);
+            }
+        })
+    }
+
+    fn bf16(&self) -> Vec<[u16; LANES]> {
+        gather(self.rows.div_ceil(LANES), self.columns, |tile, out| {
+            out.resize(self.columns, [0; LANES]);
+            for (lane, _, bytes) in self.of_tile(tile) {
+                for (column, value) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    column[lane] = u16::from_le_bytes(*value);
+                }
+            }
+        })
+    }
+}
+
+/// Makes every tile in parallel, at its place in memory that was asked for once.
+///
+/// `make` fills an empty vector with the `per_tile` elements of a tile.
+fn gather<T: Copy + Send>(
+    tiles: usize,
+    per_tile: usize,
+    make: impl Fn(usize, &mut Vec<T>) + Sync,
+) -> Vec<T> {
+    let mut all = pages::roomy(tiles * per_tile);
+    let room = &mut all.spare_capacity_mut()[..tiles * per_tile];
+    room.par_chunks_mut(per_tile).enumerate().for_each_init(Vec::new, |made, (tile, room)| {
+        made.clear();
+        make(tile, made);
+        // Panics unless the tile has all its elements.
+        room.write_copy_of_slice(made);
+    });
+    // SAFETY: every chunk of the room was written, or this point is not reached.
+    unsafe { all.set_len(tiles * per_tile) };
+    all
 }
 
 /// Where threads write: each its own columns of every row.

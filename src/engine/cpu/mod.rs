@@ -10,6 +10,7 @@ mod backend;
 mod delta;
 mod math;
 mod matrix;
+mod pages;
 mod quantised;
 mod simd;
 

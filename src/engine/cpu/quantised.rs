@@ -1,7 +1,7 @@
 //! Q8_0 weights and activations: blocks of 32 values with one scale.
 //!
-//! Weights are quantised as ggml's reference does (scale `max / 127` stored as f16, quotients by
-//! the f32 scale rounded half away from zero). Activations get an f32 scale a block. Products of
+//! Weights are those of [`crate::quant::q8_0`], bit for bit what an exported file holds.
+//! Activations get an f32 scale a block. Products of
 //! a block are summed in whole numbers, blocks in f32.
 
 use half::f16;
@@ -9,6 +9,7 @@ use half::f16;
 use super::simd::{Kernel, LANES};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level, run};
+use crate::quant::q8_0;
 
 /// Values a block.
 pub const BLOCK: usize = 32;
@@ -16,7 +17,7 @@ pub const BLOCK: usize = 32;
 const GROUPS: usize = BLOCK / 4;
 
 /// One block of 16 rows of weights.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct BlockTile {
     /// The rows' scales as f16 bits.
@@ -26,21 +27,16 @@ pub struct BlockTile {
 }
 
 impl BlockTile {
-    /// Quantises block `index` of up to 16 rows; missing rows are zero.
-    pub fn quantise(rows: &[&[f32]], index: usize) -> Self {
-        let mut tile = Self { scales: [0; LANES], quants: [[[128; 4]; LANES]; GROUPS] };
-        for (lane, row) in rows.iter().enumerate() {
-            let values = &row[index * BLOCK..(index + 1) * BLOCK];
-            let most = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let scale = most / 127.0;
-            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            tile.scales[lane] = f16::from_f32(scale).to_bits();
-            for (i, value) in values.iter().enumerate() {
-                let quant = (value * inverse).round() as i32;
-                tile.quants[i / 4][lane][i % 4] = (quant + 128) as u8;
-            }
+    /// Rows of zeroes.
+    pub const ZERO: Self = Self { scales: [0; LANES], quants: [[[128; 4]; LANES]; GROUPS] };
+
+    /// Takes in one row's block, as it lies in a file.
+    pub fn set(&mut self, lane: usize, block: &[u8; q8_0::BLOCK_BYTES]) {
+        self.scales[lane] = u16::from_le_bytes([block[0], block[1]]);
+        for (group, four) in self.quants.iter_mut().zip(block[2..].as_chunks::<4>().0) {
+            // Adds 128 to each of four signed bytes.
+            group[lane] = (u32::from_ne_bytes(*four) ^ 0x8080_8080).to_ne_bytes();
         }
-        tile
     }
 
     /// Widens one row's 32 values.
@@ -282,6 +278,7 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::{Activations, BLOCK, BlockTile, Kernel as _, Portable, multiply};
+    use crate::quant::q8_0;
 
     fn values(count: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
@@ -293,8 +290,15 @@ mod tests {
     }
 
     fn tile(rows: &[Vec<f32>]) -> Vec<BlockTile> {
-        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        (0..rows[0].len() / BLOCK).map(|b| BlockTile::quantise(&rows, b)).collect()
+        let mut tile = vec![BlockTile::ZERO; rows[0].len() / BLOCK];
+        for (lane, row) in rows.iter().enumerate() {
+            let mut blocks = vec![0; row.len() / BLOCK * q8_0::BLOCK_BYTES];
+            q8_0::quantize(row, &mut blocks).expect("finite values");
+            for (tile, block) in tile.iter_mut().zip(blocks.as_chunks().0) {
+                tile.set(lane, block);
+            }
+        }
+        tile
     }
 
     #[test]
@@ -343,7 +347,7 @@ mod tests {
     fn rows_come_back_within_half_a_step() {
         let rows = [values(32, 1)];
         let mut back = [0.0; 32];
-        BlockTile::quantise(&[&rows[0]], 0).dequantise(0, &mut back);
+        tile(&rows)[0].dequantise(0, &mut back);
         for (a, b) in rows[0].iter().zip(back) {
             assert!((a - b).abs() <= 0.51 / 127.0 + 1e-3, "{a} {b}");
         }
