@@ -174,6 +174,17 @@ fn files_go_in_and_out_and_two_sandboxes_share_nothing() {
 }
 
 #[test]
+fn any_folder_can_be_the_working_folder() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    for workdir in ["/", "/srv/a b/c", "/usr/src/app"] {
+        let spec = Spec { workdir: workdir.into(), ..spec(dir.path(), "one") };
+        let mut sandbox = Bwrap::start(&host, spec).expect("starts");
+        assert_eq!(run(&mut sandbox, "pwd").stdout.text(), format!("{workdir}\n"));
+    }
+}
+
+#[test]
 fn a_cancelled_command_stops_at_once() {
     let dir = tempfile::tempdir().expect("a temp dir");
     let Some(host) = host(dir.path()) else { return };

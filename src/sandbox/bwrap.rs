@@ -158,7 +158,13 @@ impl Bwrap {
     pub fn start(host: &Host, spec: Spec) -> Result<Self> {
         let tree = spec.scratch.join("root");
         root::build(&tree)?;
-        let name = format!("tmax-ckpt-{}-{}", std::process::id(), serial());
+        let root = Root::open(&tree).map_err(Error::io("open the sandbox's root"))?;
+        let outside = check_ours(&spec.workdir).is_ok();
+        if outside {
+            root.make_dirs(&spec.workdir)
+                .map_err(Error::io(format!("make the folder {}", spec.workdir)))?;
+        }
+        let name = format!("{}{}-{}", super::limits::PREFIX, std::process::id(), serial());
         let cgroups = Cgroups::create(&name, &spec.limits);
         let (rlimits, limits) = cgroups.plan(&spec.limits);
         let (ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket"))?;
@@ -172,12 +178,13 @@ impl Bwrap {
         // Dropped now, so that the socket closes when the sandbox dies.
         drop(command);
         let report = report(host, limits);
-        let root = Root::open(&tree).map_err(Error::io("open the sandbox's root"))?;
         let link = Link::new(ours)?;
         let mut sandbox =
             Self { child, link, root, cgroups, spec, report, command: 0, stopped: false };
         sandbox.wait_ready()?;
-        sandbox.root_workdir()?;
+        if !outside {
+            sandbox.make_workdir_inside()?;
+        }
         Ok(sandbox)
     }
 
@@ -198,7 +205,8 @@ impl Bwrap {
         Err(Error::Start { kind: "bwrap", reason: "nothing heard from it for 20 s".into() })
     }
 
-    fn root_workdir(&mut self) -> Result<()> {
+    /// Makes a working folder below `/usr`, which only the inside sees.
+    fn make_workdir_inside(&mut self) -> Result<()> {
         let script = format!("mkdir -p {}", quote(&self.spec.workdir));
         let made = self.exec_in("/", &ExecRequest::new(script, START_TIMEOUT))?;
         if made.exit_code != 0 {

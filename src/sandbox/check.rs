@@ -38,7 +38,7 @@ pub fn bwrap(init: &Path, scratch: &Path) -> Check {
         Err(error) => return failed("bwrap", &error),
     };
     let root = super::limits::Cgroups::create(
-        &format!("tmax-ckpt-check-{}", std::process::id()),
+        &format!("{}{}-check", super::limits::PREFIX, std::process::id()),
         &super::Limits::default(),
     );
     let (_, limits) = root.plan(&super::Limits::default());

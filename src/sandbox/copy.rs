@@ -57,6 +57,18 @@ impl Root {
         Ok(rustix::fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o777))?)
     }
 
+    /// Makes the folder `path` and its parents where they are missing.
+    pub(super) fn make_dirs(&self, path: &str) -> io::Result<()> {
+        if path.split('/').all(|name| name.is_empty() || name == ".") {
+            return Ok(());
+        }
+        let (parent, name) = self.parent(path, Missing::Make)?;
+        match rustix::fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Opens the folder of `path`, a path as seen inside.
     fn parent(&self, path: &str, missing: Missing) -> io::Result<(OwnedFd, PathBuf)> {
         let mut names: Vec<&str> = path.split('/').filter(|n| !n.is_empty() && *n != ".").collect();

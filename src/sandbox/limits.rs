@@ -58,12 +58,16 @@ pub struct Cgroups {
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
+/// What the names of groups begin with; the process id follows.
+pub(super) const PREFIX: &str = "tmax-ckpt-";
+
 impl Cgroups {
     /// Makes what can be made below this process's own groups; what cannot stays `None`.
     #[must_use]
     pub fn create(name: &str, limits: &Limits) -> Self {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut groups = Self::default();
+        sweep(&own);
         if Path::new(MOUNT).join("cgroup.controllers").exists() {
             groups.create_v2(&own, name, limits);
         } else {
@@ -168,6 +172,24 @@ impl Cgroups {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes empty groups of runs that were killed before they could.
+fn sweep(own: &str) {
+    let parents = own.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        Some(Path::new(MOUNT).join(controllers).join(path.trim_start_matches('/')))
+    });
+    for entry in parents.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let pid = rest.split('-').next().unwrap_or_default();
+        if !pid.is_empty() && !Path::new("/proc").join(pid).exists() {
+            // One that still holds a process refuses.
+            let _ = std::fs::remove_dir(entry.path());
+        }
     }
 }
 
