@@ -203,7 +203,7 @@ fn a_cancelled_command_stops_at_once() {
 }
 
 /// Prints how long a sandbox takes from start over one command to its end, ours and bwrap by hand
-/// with the same overlay. Run by scripts/bench-sandbox.sh.
+/// with the same overlay and flags. Run by scripts/bench-sandbox.sh.
 #[test]
 #[ignore = "a measurement"]
 fn bench_start() {
@@ -231,13 +231,17 @@ fn bench_start() {
     println!("bwrap by hand {hand:.1} ms, tmax-ckpt {ours:.1} ms, ratio {:.2}", ours / hand);
 }
 
-/// What one would type: folders, an overlay in an own mount namespace, bwrap, and the clean-up.
+/// What one would type: folders, an overlay in an own mount namespace, bwrap with the flags of
+/// ours, and the clean-up.
 fn by_hand(scratch: &Path) {
     let script = "set -e; d=$1; mkdir -p $d/tree/usr $d/tree/dev $d/tree/proc $d/tree/app $d/upper \
         $d/work $d/merged; for l in bin sbin lib lib64; do ln -s usr/$l $d/tree/$l; done; \
         mount -t overlay o -o lowerdir=/usr,upperdir=$d/upper,workdir=$d/work $d/merged; \
-        bwrap --unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv \
-        --bind $d/tree / --bind $d/merged /usr --dev /dev --proc /proc --chdir /app \
+        bwrap --unshare-user --uid 0 --gid 0 --disable-userns --unshare-pid --unshare-net \
+        --unshare-ipc --unshare-uts --unshare-cgroup-try --hostname sandbox --die-with-parent \
+        --new-session --cap-drop ALL --clearenv \
+        --bind $d/tree / --bind $d/merged /usr --dev /dev --proc /proc \
+        --ro-bind /proc/sys /proc/sys --chdir /app \
         -- /usr/bin/bash -c true; umount $d/merged; rm -rf $d";
     let mut command = std::process::Command::new("unshare");
     if !rustix::process::geteuid().is_root() {

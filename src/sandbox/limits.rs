@@ -4,6 +4,7 @@
 //! limits of the process, which are weaker: they count by process. The record says which.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::{Error, Result};
 
@@ -67,7 +68,9 @@ impl Cgroups {
     pub fn create(name: &str, limits: &Limits) -> Self {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut groups = Self::default();
-        sweep(&own);
+        // Once is enough: this run removes its own.
+        static SWEEP: std::sync::Once = std::sync::Once::new();
+        SWEEP.call_once(|| sweep(&own));
         if Path::new(MOUNT).join("cgroup.controllers").exists() {
             groups.create_v2(&own, name, limits);
         } else {
@@ -156,19 +159,20 @@ impl Cgroups {
     /// Removes the groups, whose processes must be dead.
     ///
     /// # Errors
-    /// [`Error::Io`] when the kernel still holds one after a second.
+    /// [`Error::Io`] when the kernel still holds one after two seconds.
     pub fn remove(&mut self) -> Result<()> {
         for dir in std::mem::take(&mut self.dirs) {
-            let mut tries = 0;
+            // The dead leave a group a moment after they are reported dead.
+            let mut pause = Duration::from_micros(100);
             while let Err(error) = std::fs::remove_dir(&dir) {
                 if error.kind() == std::io::ErrorKind::NotFound {
                     break;
                 }
-                if tries == 100 {
+                if pause > Duration::from_secs(1) {
                     return Err(Error::io(format!("remove {}", dir.display()))(error));
                 }
-                tries += 1;
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                std::thread::sleep(pause);
+                pause *= 2;
             }
         }
         Ok(())
@@ -224,4 +228,26 @@ fn v1_dir(own: &str, controller: &str, name: &str) -> Option<PathBuf> {
 fn put(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
     std::fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cgroups, Limits, PREFIX, sweep};
+
+    /// A group named after a dead process goes, one named after a living process stays.
+    #[test]
+    fn groups_of_the_dead_are_swept() {
+        let mut child = std::process::Command::new("true").spawn().expect("spawns");
+        let dead = child.id();
+        child.wait().expect("ends");
+        let make = |pid: u32| Cgroups::create(&format!("{PREFIX}{pid}-sweep"), &Limits::default());
+        let (mut left, kept) = (make(dead), make(std::process::id()));
+        if left.dirs.is_empty() {
+            return;
+        }
+        sweep(&std::fs::read_to_string("/proc/self/cgroup").expect("reads"));
+        assert!(left.dirs.iter().all(|dir| !dir.exists()), "{:?} remain", left.dirs);
+        assert!(kept.dirs.iter().all(|dir| dir.exists()), "{:?} are gone", kept.dirs);
+        left.dirs.clear();
+    }
 }
