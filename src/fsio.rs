@@ -234,6 +234,82 @@ impl Write for AtomicFile {
     }
 }
 
+/// Returns the hidden sibling under which `path` is written until it is complete.
+#[must_use]
+pub fn part_path(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    parent(path).join(format!(".{name}.tmax-ckpt.part"))
+}
+
+/// Returns the bytes that the file system has allocated to `path` already, 0 if it is not there.
+#[must_use]
+pub fn allocated(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    path.metadata().map_or(0, |meta| meta.blocks() * 512)
+}
+
+/// A file written at positions, over several runs if need be, that gets its name when complete.
+///
+/// Dropped without [`ResumableFile::commit`] it stays, under a hidden name that the next run
+/// finds; no two runs have it at once.
+#[derive(Debug)]
+pub struct ResumableFile {
+    file: File,
+    part: PathBuf,
+    path: PathBuf,
+}
+
+impl ResumableFile {
+    /// Opens the hidden sibling of `path`, whose folder is made if need be; `None` while another
+    /// run has it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        use std::os::unix::fs::MetadataExt as _;
+        create_dir_all(parent(path))?;
+        let part = part_path(path);
+        let file = open_rw(&part)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => return Err(Error::io("lock", &part)(e)),
+        }
+        // Another run may have renamed it between the opening and the lock.
+        let opened = file.metadata().map_err(Error::io("stat", &part))?;
+        let named =
+            part.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (opened.dev(), opened.ino()));
+        Ok(named.then(|| Self { file, part, path: path.to_owned() }))
+    }
+
+    /// Returns the open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Returns the final path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file: nothing in it is of use to the next run.
+    pub fn discard(self) {
+        // Whoever calls this has an error to report already.
+        let _ = std::fs::remove_file(&self.part);
+    }
+
+    /// Makes the bytes durable and gives the file its name, replacing what had it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the final name is then untouched.
+    pub fn commit(self) -> Result<()> {
+        self.file.sync_all().map_err(Error::io("flush", &self.part))?;
+        rename(&self.part, &self.path)
+    }
+}
+
 /// Writes a small file atomically.
 ///
 /// # Errors
@@ -409,7 +485,7 @@ fn umask() -> u32 {
 mod tests {
     use std::io::Write as _;
 
-    use super::{AtomicFile, Error, copy_range, read_capped, write_atomic};
+    use super::{AtomicFile, Error, ResumableFile, copy_range, read_capped, write_atomic};
 
     #[test]
     fn nothing_has_its_name_before_commit() {
@@ -423,6 +499,22 @@ mod tests {
         write_atomic(&path, b"whole").expect("writes");
         assert_eq!(read_capped(&path, 5).expect("reads"), b"whole");
         assert!(matches!(read_capped(&path, 4), Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_resumable_file_stays_and_belongs_to_one_run() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let path = dir.path().join("x.bin");
+        let first = ResumableFile::open(&path).expect("opens").expect("is free");
+        std::os::unix::fs::FileExt::write_all_at(first.file(), b"half", 0).expect("writes");
+        assert!(ResumableFile::open(&path).expect("opens").is_none());
+        drop(first);
+        assert!(!path.exists());
+        let second = ResumableFile::open(&path).expect("opens").expect("is free again");
+        assert_eq!(second.file().metadata().expect("stats").len(), 4);
+        second.commit().expect("commits");
+        assert_eq!(read_capped(&path, 9).expect("reads"), b"half");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tmax_ckpt::dtype::Dtype;
 use tmax_ckpt::ops::diff::diff;
 use tmax_ckpt::ops::inspect::{FileHead, summarise};
 use tmax_ckpt::ops::reshard;
-use tmax_ckpt::progress::Silent;
+use tmax_ckpt::progress::{Cancel, Silent};
 
 use crate::checkpoint::{
     new_tensor, promised, renamed, tiny_config, write_checkpoint, write_shard,
@@ -51,7 +51,7 @@ fn layouts_do_not_matter_and_types_are_compared_after_widening() {
     let options = reshard::Options { dtype: Some(Dtype::F32), ..reshard::Options::default() };
     let checkpoint = Checkpoint::open(&a).expect("opens");
     let plan = reshard::plan(&checkpoint, &wide, &options).expect("plans");
-    plan.assembly.run(checkpoint.set(), "export", &Silent).expect("writes");
+    plan.assembly.run(checkpoint.set(), "export", &Silent, &Cancel::default()).expect("writes");
     let wide = Checkpoint::open(&wide).expect("opens");
     let found = diff(checkpoint.set(), wide.set(), &Silent);
     assert_eq!(found.identical, 0);

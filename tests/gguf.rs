@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tmax_ckpt::checkpoint::Checkpoint;
 use tmax_ckpt::error::{Kind, Result};
 use tmax_ckpt::gguf::{Gguf, Value};
+use tmax_ckpt::ops::assemble::Output;
 use tmax_ckpt::ops::export_gguf::{Contents, Mtp, Options, OutType, Written, plan, run};
 use tmax_ckpt::progress::{Cancel, Silent};
 
@@ -278,16 +279,62 @@ fn a_nan_stops_before_the_file_has_its_name() {
 }
 
 #[test]
-fn a_cancelled_export_leaves_nothing() {
+fn a_cancelled_export_has_no_name_and_the_next_one_goes_on() {
     let out = tempfile::tempdir().expect("a temp dir");
     let checkpoint = Checkpoint::open(&fixture("vl")).expect("opens");
-    let options = options(&out.path().join("x.gguf"), OutType::Q8_0);
-    let plan = plan(&checkpoint, &options).expect("plans");
+    let clean = out.path().join("clean.gguf");
+    export(&fixture("vl"), &options(&clean, OutType::Q8_0)).expect("exports");
+    let wanted = std::fs::read(&clean).expect("reads");
+    let path = out.path().join("x.gguf");
+    let plan = plan(&checkpoint, &options(&path, OutType::Q8_0)).expect("plans");
     let cancel = Cancel::default();
     cancel.set();
     let error = run(&plan, &Silent, &cancel).expect_err("cancelled");
-    assert_eq!(error.kind(), Kind::Interrupted);
-    assert!(names(out.path()).is_empty());
+    assert_eq!((error.kind(), error.id()), (Kind::Interrupted, "interrupted"));
+    let part = out.path().join(".x.gguf.tmax-ckpt.part");
+    assert!(!path.exists() && part.exists());
+
+    // What a kill leaves: some right bytes, some that never arrived.
+    let mut half = wanted.clone();
+    let (middle, three_quarters) = (half.len() / 2, half.len() * 3 / 4);
+    half[middle..three_quarters].fill(0);
+    std::fs::write(&part, &half).expect("writes");
+    run(&plan, &Silent, &Cancel::default()).expect("goes on");
+    assert!(std::fs::read(&path).expect("reads") == wanted && !part.exists());
+
+    // What another plan left is not taken over.
+    std::fs::remove_file(&path).expect("removes");
+    std::fs::write(&part, vec![7; wanted.len() + 5]).expect("writes");
+    run(&plan, &Silent, &Cancel::default()).expect("writes anew");
+    assert!(std::fs::read(&path).expect("reads") == wanted);
+}
+
+#[test]
+fn a_finished_export_is_compared_and_anything_else_is_not_overwritten() {
+    let out = tempfile::tempdir().expect("a temp dir");
+    let path = out.path().join("x.gguf");
+    let export = |outtype| export(&fixture("tied"), &options(&path, outtype));
+    assert_eq!(export(OutType::Q8_0).expect("writes")[0].found, Output::Free);
+    let before = std::fs::metadata(&path).expect("stats").modified().expect("a time");
+    let wanted = std::fs::read(&path).expect("reads");
+    assert_eq!(export(OutType::Q8_0).expect("compares")[0].found, Output::Finished);
+    assert_eq!(std::fs::metadata(&path).expect("stats").modified().expect("a time"), before);
+
+    let refused = |outtype| {
+        let error = export(outtype).expect_err("must refuse");
+        assert_eq!((error.kind(), error.id()), (Kind::Usage, "output_exists"), "{error}");
+    };
+    refused(OutType::Bf16);
+    for at in [wanted.len() - 64, 100] {
+        let mut other = wanted.clone();
+        other[at] ^= 1;
+        std::fs::write(&path, &other).expect("writes");
+        refused(OutType::Q8_0);
+        assert!(std::fs::read(&path).expect("reads") == other, "was touched");
+    }
+    std::fs::write(&path, "a letter").expect("writes");
+    refused(OutType::Q8_0);
+    assert_eq!(names(out.path()), ["x.gguf"]);
 }
 
 #[test]

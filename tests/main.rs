@@ -18,6 +18,7 @@ mod hub_nginx;
 mod hub_pull;
 mod hub_server;
 mod inspect;
+mod killed;
 mod mutate;
 mod sandbox;
 mod score;

@@ -9,7 +9,7 @@ use tmax_ckpt::dtype::Dtype;
 use tmax_ckpt::ops::strip::{Layout, Mtp, Options, plan};
 use tmax_ckpt::ops::verify::{self, Finding, Severity, Values, Verdict};
 use tmax_ckpt::ops::{reshard, strip};
-use tmax_ckpt::progress::Silent;
+use tmax_ckpt::progress::{Cancel, Silent};
 use tmax_ckpt::safetensors::{INDEX_FILE, NewTensor};
 
 use crate::checkpoint::{
@@ -21,9 +21,15 @@ const ALL: [Part; 3] = [Part::Text, Part::Vision, Part::Mtp];
 fn run_strip(source: &Path, out: &Path, options: &Options) -> strip::Plan {
     let checkpoint = Checkpoint::open(source).expect("opens");
     let plan = plan(&checkpoint, out, options).expect("plans");
-    let proofs = plan.assembly.run(checkpoint.set(), "strip", &Silent).expect("writes");
+    let proofs =
+        plan.assembly.run(checkpoint.set(), "strip", &Silent, &never()).expect("writes").proofs;
     assert_eq!(proofs.len(), plan.assembly.files.iter().map(|f| f.tensors.len()).sum::<usize>());
     plan
+}
+
+/// Nobody asks these runs to stop.
+fn never() -> Cancel {
+    Cancel::default()
 }
 
 fn files_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -230,15 +236,17 @@ fn a_killed_run_leaves_no_final_name_and_the_next_one_goes_on() {
     assert_eq!(files_of(&again), wanted);
 
     let checkpoint = Checkpoint::open(&source).expect("opens");
-    let plan = plan(&checkpoint, &again, &Options::default()).expect("plans");
-    let error = plan.assembly.run(checkpoint.set(), "strip", &Silent).expect_err("exists");
+    let options = Options { max_shard_bytes: 4000, ..Options::default() };
+    let plan = plan(&checkpoint, &again, &options).expect("plans");
+    let error =
+        plan.assembly.run(checkpoint.set(), "strip", &Silent, &never()).expect_err("exists");
     assert_eq!(error.id(), "output_exists");
 }
 
 fn run_reshard(source: &Path, out: &Path, options: &reshard::Options) -> reshard::Plan {
     let checkpoint = Checkpoint::open(source).expect("opens");
     let plan = reshard::plan(&checkpoint, out, options).expect("plans");
-    plan.assembly.run(checkpoint.set(), "export", &Silent).expect("writes");
+    plan.assembly.run(checkpoint.set(), "export", &Silent, &never()).expect("writes");
     plan
 }
 
@@ -282,7 +290,8 @@ fn a_cast_that_would_make_infinities_is_refused() {
     let out = dir.path().join("out");
     let options = reshard::Options { dtype: Some(Dtype::F16), ..reshard::Options::default() };
     let plan = reshard::plan(&checkpoint, &out, &options).expect("plans");
-    let error = plan.assembly.run(checkpoint.set(), "export", &Silent).expect_err("must refuse");
+    let error =
+        plan.assembly.run(checkpoint.set(), "export", &Silent, &never()).expect_err("must refuse");
     assert_eq!(error.id(), "cast_overflow");
     assert!(!out.exists());
 }

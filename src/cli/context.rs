@@ -67,6 +67,11 @@ impl Context {
         let sink = bars::sink(mode, variable("TERM").as_deref() == Some(OsStr::new("dumb")));
         render::install_logging(global.verbose, variable("RUST_LOG"), sink.log_writer());
         let signals = signals::Signals::install();
+        if settings.jobs.origin != Origin::Default {
+            // An error says that there are threads already: then a test made two contexts.
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(settings.jobs.value);
+            let _ = threads.build_global();
+        }
         Ok(Self { settings, progress: sink.progress(), signals, output })
     }
 

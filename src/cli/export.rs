@@ -11,6 +11,7 @@ use super::{export_gguf, resolve, strip};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::ops::assemble::Output;
 use crate::ops::pack::MAX_SHARD_BYTES;
 use crate::ops::reshard::{self, Options};
 use crate::units;
@@ -97,19 +98,15 @@ fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
         dtype: args.dtype.map(DtypeArg::dtype),
     };
     let plan = reshard::plan(&checkpoint, &args.output, &options)?;
-    plan.assembly.check_output()?;
-    let proofs = if args.dry_run {
-        Vec::new()
-    } else {
-        plan.assembly.run(checkpoint.set(), "export", &*ctx.progress())?
-    };
+    let done = strip::carry_out(&plan.assembly, checkpoint.set(), "export", args.dry_run, ctx)?;
     let document = json!({
         "checkpoint": local.label, "format": "safetensors", "output": args.output,
         "dry_run": args.dry_run, "files": strip::files_json(&plan.assembly),
         "total_bytes": plan.assembly.len_bytes(), "casts": plan.casts,
-        "left_out": plan.left_out, "tensors": proofs,
+        "left_out": plan.left_out, "tensors": done.proofs,
+        "already_done": done.found == Output::Finished,
     });
-    let mut text = strip::written(&plan.assembly, args.dry_run)?;
+    let mut text = strip::written(&plan.assembly, done.found, args.dry_run)?;
     if plan.casts > 0 {
         text += &format!("  cast     {}\n", units::plural(plan.casts as u64, "tensor"));
     }

@@ -12,6 +12,7 @@ use super::resolve;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::fsio;
+use crate::ops::assemble::Output;
 use crate::ops::export_gguf::{self, Contents, Mtp, Options, OutType, Plan};
 use crate::units;
 
@@ -19,7 +20,8 @@ use crate::units;
 ///
 /// Keys, tensors and bytes are those of llama.cpp's convert_hf_to_gguf.py. The vision tower is
 /// left out (see --mmproj), and so are MTP layers that the config declares and the checkpoint
-/// lacks.
+/// lacks. A killed run leaves nothing under the final name, and the same command goes on from
+/// there; a finished file is compared and left as it is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The checkpoint: a folder, `hf://owner/name@rev` or `owner/name[@rev]`
@@ -104,23 +106,28 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let local = resolve::resolve_one(&args.checkpoint, ctx)?;
     let checkpoint = Checkpoint::open(&local.path)?;
     let plan = export_gguf::plan(&checkpoint, &args.options())?;
-    if !args.dry_run {
-        export_gguf::run(&plan, ctx.progress().as_ref(), &ctx.cancel())?;
-    }
+    let found = if args.dry_run {
+        export_gguf::check_outputs(&plan)?
+    } else {
+        let written = export_gguf::run(&plan, ctx.progress().as_ref(), &ctx.cancel())?;
+        written.into_iter().map(|file| file.found).collect()
+    };
     let free_bytes = plan.files.first().map(|f| fsio::free_space(fsio::parent(&f.path)));
-    Ok(outcome(&plan, &args, free_bytes.transpose()?))
+    Ok(outcome(&plan, &args, &found, free_bytes.transpose()?))
 }
 
-fn outcome(plan: &Plan<'_>, args: &Args, free_bytes: Option<u64>) -> Outcome {
+fn outcome(plan: &Plan<'_>, args: &Args, found: &[Output], free_bytes: Option<u64>) -> Outcome {
     let file_type = plan.file_type.tensor_type.name();
     let files: Vec<Value> = plan
         .files
         .iter()
-        .map(|file| {
+        .zip(found)
+        .map(|(file, found)| {
             json!({
                 "path": file.path,
                 "len_bytes": file.len_bytes,
                 "tensors": file.tensors.len(),
+                "already_done": *found == Output::Finished,
             })
         })
         .collect();
@@ -135,10 +142,15 @@ fn outcome(plan: &Plan<'_>, args: &Args, free_bytes: Option<u64>) -> Outcome {
         "notes": plan.notes,
     });
     let mut human = String::new();
-    for file in &plan.files {
+    for (file, found) in plan.files.iter().zip(found) {
+        let done = match (found, args.dry_run) {
+            (Output::Free, _) => "",
+            (Output::Finished, false) => "  already done, every byte compared",
+            (Output::Finished, true) => "  already there, by its head and size",
+        };
         let tensors = units::plural(file.tensors.len() as u64, "tensor");
         let (path, size) = (file.path.display(), units::bytes(file.len_bytes));
-        writeln!(human, "{path}  {size}  {tensors}  {file_type}").expect("strings grow");
+        writeln!(human, "{path}  {size}  {tensors}  {file_type}{done}").expect("strings grow");
     }
     if let (true, Some(free)) = (args.dry_run, free_bytes) {
         let (needed, free) = (units::bytes(plan.len_bytes()), units::bytes(free));

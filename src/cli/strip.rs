@@ -8,10 +8,10 @@ use serde_json::json;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::resolve;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorSet};
 use crate::error::Result;
 use crate::fsio;
-use crate::ops::assemble::Assembly;
+use crate::ops::assemble::{Assembly, Done, Output};
 use crate::ops::pack::MAX_SHARD_BYTES;
 use crate::ops::strip::{self, Layout, Mtp, Options, Plan, Reason};
 use crate::units;
@@ -19,7 +19,8 @@ use crate::units;
 /// Drop vision and orphaned MTP tensors; fix names, config and index
 ///
 /// Never changes a weight: bytes are copied, read back and compared. A killed run leaves nothing
-/// under the final name, and the same command goes on from there.
+/// under the final name, and the same command goes on from there; a finished output is compared
+/// and left as it is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The checkpoint: a path, owner/name@revision, or hf://owner/name@revision
@@ -67,12 +68,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         max_shard_bytes: args.max_shard_size.unwrap_or(MAX_SHARD_BYTES),
     };
     let plan = strip::plan(&checkpoint, &args.output, &options)?;
-    plan.assembly.check_output()?;
-    let proofs = if args.dry_run {
-        Vec::new()
-    } else {
-        plan.assembly.run(checkpoint.set(), "strip", &*ctx.progress())?
-    };
+    let done = carry_out(&plan.assembly, checkpoint.set(), "strip", args.dry_run, ctx)?;
     let dropped: Vec<_> = plan
         .dropped
         .iter()
@@ -85,9 +81,10 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         "checkpoint": local.label, "output": args.output, "dry_run": args.dry_run,
         "files": files_json(&plan.assembly), "total_bytes": plan.assembly.len_bytes(),
         "dropped": dropped, "renamed": plan.renamed, "config_changes": plan.config_changes,
-        "left_out": plan.left_out, "tensors": proofs,
+        "left_out": plan.left_out, "tensors": done.proofs,
+        "already_done": done.found == Output::Finished,
     });
-    let text = human(&plan, args.dry_run)?;
+    let text = human(&plan, done.found, args.dry_run)?;
     let quiet = args.output.display().to_string();
     Ok(Outcome::new("strip", &document).human(text).quiet(quiet))
 }
@@ -100,8 +97,8 @@ fn reason_word(reason: Reason) -> &'static str {
     }
 }
 
-fn human(plan: &Plan, dry_run: bool) -> Result<String> {
-    let mut text = written(&plan.assembly, dry_run)?;
+fn human(plan: &Plan, found: Output, dry_run: bool) -> Result<String> {
+    let mut text = written(&plan.assembly, found, dry_run)?;
     for reason in [Reason::Vision, Reason::Mtp, Reason::DuplicateHead] {
         let of: Vec<_> = plan.dropped.iter().filter(|(why, _)| *why == reason).collect();
         if !of.is_empty() {
@@ -123,8 +120,22 @@ fn human(plan: &Plan, dry_run: bool) -> Result<String> {
     Ok(text)
 }
 
+/// Runs the plan, or only looks at what has the output's name.
+pub(super) fn carry_out(
+    assembly: &Assembly,
+    set: &TensorSet,
+    job: &str,
+    dry_run: bool,
+    ctx: &Context,
+) -> Result<Done> {
+    if dry_run {
+        return Ok(Done { found: assembly.check_output()?, proofs: Vec::new() });
+    }
+    assembly.run(set, job, &*ctx.progress(), &ctx.cancel())
+}
+
 /// Says what is or would be written: the head of the text of every writer of checkpoints.
-pub(super) fn written(assembly: &Assembly, dry_run: bool) -> Result<String> {
+pub(super) fn written(assembly: &Assembly, found: Output, dry_run: bool) -> Result<String> {
     let bytes = units::bytes(assembly.len_bytes());
     let tensors: usize = assembly.files.iter().map(|f| f.tensors.len()).sum();
     let out = assembly.out.display();
@@ -133,6 +144,10 @@ pub(super) fn written(assembly: &Assembly, dry_run: bool) -> Result<String> {
         units::plural(tensors as u64, "tensor"),
         units::plural(assembly.files.len() as u64, "file")
     );
+    if found == Output::Finished {
+        let checked = if dry_run { "by names, sizes and headers" } else { "every byte compared" };
+        return Ok(format!("{what}: already done, {checked}\n"));
+    }
     if dry_run {
         let free = units::bytes(fsio::free_space(&assembly.out)?);
         return Ok(format!("would write {what}; {free} free\n"));

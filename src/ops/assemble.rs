@@ -3,7 +3,8 @@
 //! Everything is written into a hidden folder beside the output, which gets the output's name
 //! by one rename at the end: a killed run leaves no final name. The next run of the same plan
 //! finds that folder, keeps every tensor that is already right byte for byte, and goes on.
-//! Each tensor is read back after it was written and compared with its source.
+//! Each tensor is read back after it was written and compared with its source. An output that is
+//! already there is compared likewise and left alone: right, or refused.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -20,7 +21,7 @@ use crate::checkpoint::TensorSet;
 use crate::dtype::{Dtype, narrow_from_f32, widen_to_f32};
 use crate::error::Result;
 use crate::fsio::{self, Error as FsError};
-use crate::progress::{Progress, Unit};
+use crate::progress::{Cancel, Progress, Unit};
 use crate::safetensors::{INDEX_FILE, Index};
 
 /// Bytes copied, hashed and compared at a time: what fits the caches.
@@ -52,6 +53,41 @@ pub struct TensorProof {
     pub len_bytes: u64,
 }
 
+/// What had the output's name when the work began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Nothing.
+    Free,
+    /// The files of this very plan.
+    Finished,
+}
+
+/// What a run did.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// What was there: if [`Output::Finished`], it was compared and nothing was written.
+    pub found: Output,
+    /// The proof of every tensor, in the order of the plan.
+    pub proofs: Vec<TensorProof>,
+}
+
+/// What all tensors of one run share.
+struct Work<'a> {
+    set: &'a TensorSet,
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
+    goal: Goal<'a>,
+}
+
+/// What is to be done with the output files.
+#[derive(Clone, Copy)]
+enum Goal<'a> {
+    /// They are to be written, but for what an earlier run left.
+    Write,
+    /// The output of this name is finished, and only read.
+    Compare(&'a Path),
+}
+
 impl Assembly {
     /// Returns the bytes that the folder will hold.
     #[must_use]
@@ -61,41 +97,70 @@ impl Assembly {
         tensors + small as u64 + self.index.as_ref().map_or(0, |i| i.to_bytes().len() as u64)
     }
 
-    /// Fails if the output folder already holds something.
+    /// Looks at what has the output's name, without reading tensors.
     ///
     /// # Errors
-    /// [`OpError::OutputExists`].
-    pub fn check_output(&self) -> Result<()> {
+    /// [`OpError::OutputExists`] when something is there that cannot be what would be written.
+    pub fn check_output(&self) -> Result<Output> {
         let taken = match std::fs::read_dir(&self.out) {
             Ok(mut entries) => entries.next().is_some(),
             Err(_) => self.out.symlink_metadata().is_ok(),
         };
-        if taken {
-            return Err(OpError::OutputExists { path: self.out.clone() }.into());
+        match taken {
+            false => Ok(Output::Free),
+            true if self.looks_finished() => Ok(Output::Finished),
+            true => Err(OpError::OutputExists { path: self.out.clone() }.into()),
         }
-        Ok(())
     }
 
-    /// Writes the folder; `job` names the work to `progress`. Proofs come in the order of the
-    /// plan, whatever the number of threads.
+    /// Says whether the output has the files of this plan and no other, the small ones equal and
+    /// those with tensors of the same size and header.
+    fn looks_finished(&self) -> bool {
+        let index = self.index.iter().map(|index| (INDEX_FILE.to_owned(), index.to_bytes()));
+        let small: Vec<(String, Vec<u8>)> = self.small.iter().cloned().chain(index).collect();
+        let same = |(name, bytes): &(String, Vec<u8>)| {
+            fsio::read_capped(&self.out.join(name), bytes.len() as u64).is_ok_and(|b| b == *bytes)
+        };
+        let whole = |file: &OutputFile| {
+            let opened = File::open(self.out.join(&file.name));
+            opened.is_ok_and(|f| holds_header(&f, &file.layout.header, file.layout.len_bytes))
+        };
+        let entries = std::fs::read_dir(&self.out).map_or(0, Iterator::count);
+        entries == small.len() + self.files.len()
+            && small.iter().all(same)
+            && self.files.iter().all(whole)
+    }
+
+    /// Writes the folder, or finds that it is there already, byte for byte; `job` names the work
+    /// to `progress`. Proofs come in the order of the plan, whatever the number of threads.
     ///
     /// # Errors
-    /// The output exists, another run is at work, no space, a failed read or write, a value that
-    /// a cast cannot hold, or a copy that differs from its source.
+    /// Something else has the output's name, another run is at work, no space, a failed read or
+    /// write, a value that a cast cannot hold, or a copy that differs from its source.
+    /// [`OpError::Interrupted`] when `cancel` is set: what is written stays for the next run.
     pub fn run(
         &self,
         set: &TensorSet,
         job: &str,
         progress: &dyn Progress,
-    ) -> Result<Vec<TensorProof>> {
-        self.check_output()?;
+        cancel: &Cancel,
+    ) -> Result<Done> {
+        let found = self.check_output()?;
+        let total = self.files.iter().map(|f| f.layout.len_bytes).sum();
+        if found == Output::Finished {
+            progress.start(job, total, Unit::Bytes);
+            let work = Work { set, progress, cancel, goal: Goal::Compare(&self.out) };
+            let proofs = work_through(&self.files, &self.out, &work)?;
+            progress.finish();
+            return Ok(Done { found, proofs });
+        }
         let staging = self.staging();
         let lock = take_lock(&staging, &self.out)?;
         self.remove_strays(&staging)?;
         fsio::check_space(&staging, self.missing_bytes(&staging))?;
-        let total = self.files.iter().map(|f| f.layout.len_bytes).sum();
         progress.start(job, total, Unit::Bytes);
-        let proofs = write_files(&self.files, set, &staging, progress)?;
+        let work = Work { set, progress, cancel, goal: Goal::Write };
+        let proofs = work_through(&self.files, &staging, &work)?;
         for (name, bytes) in &self.small {
             fsio::write_atomic(&staging.join(name), bytes)?;
         }
@@ -106,21 +171,18 @@ impl Assembly {
         fsio::rename(&staging, &self.out)?;
         drop(lock);
         progress.finish();
-        Ok(proofs)
+        Ok(Done { found, proofs })
     }
 
     /// The folder that becomes the output.
     fn staging(&self) -> PathBuf {
-        let name = self.out.file_name().unwrap_or_default().to_string_lossy();
-        fsio::parent(&self.out).join(format!(".{name}.tmax-ckpt.part"))
+        fsio::part_path(&self.out)
     }
 
     /// Bytes that are still to be allocated: a rerun has some already.
     fn missing_bytes(&self, staging: &Path) -> u64 {
         let have = |file: &OutputFile| {
-            use std::os::unix::fs::MetadataExt as _;
-            let meta = staging.join(&file.name).metadata();
-            meta.map_or(0, |m| (m.blocks() * 512).min(file.layout.len_bytes))
+            fsio::allocated(&staging.join(&file.name)).min(file.layout.len_bytes)
         };
         self.len_bytes().saturating_sub(self.files.iter().map(have).sum())
     }
@@ -159,17 +221,10 @@ fn take_lock(staging: &Path, out: &Path) -> Result<File> {
     }
 }
 
-/// Writes the tensors of all files, as many at a time as there are threads.
-fn write_files(
-    files: &[OutputFile],
-    set: &TensorSet,
-    staging: &Path,
-    progress: &dyn Progress,
-) -> Result<Vec<TensorProof>> {
-    let writers = files
-        .iter()
-        .map(|file| FileWriter::open(file, set, staging, progress))
-        .collect::<Result<Vec<_>>>()?;
+/// Writes or compares the tensors of all files, as many at a time as there are threads.
+fn work_through(files: &[OutputFile], dir: &Path, work: &Work<'_>) -> Result<Vec<TensorProof>> {
+    let writers =
+        files.iter().map(|file| FileWriter::open(file, dir, work)).collect::<Result<Vec<_>>>()?;
     // Largest first, so that no thread is left alone with the embedding at the end.
     let mut order: Vec<(usize, usize)> = files
         .iter()
@@ -179,7 +234,7 @@ fn write_files(
     order.sort_by_key(|(file, at)| std::cmp::Reverse(files[*file].tensors[*at].source.len_bytes()));
     let mut proofs = order
         .into_par_iter()
-        .map(|place| Ok((place, writers[place.0].write_tensor(place.1, progress)?)))
+        .map(|place| Ok((place, writers[place.0].write_tensor(place.1)?)))
         .collect::<Result<Vec<_>>>()?;
     proofs.sort_by_key(|(place, _)| *place);
     Ok(proofs.into_iter().map(|(_, proof)| proof).collect())
@@ -198,21 +253,19 @@ struct FileWriter<'a> {
     output: File,
     path: PathBuf,
     resumed: bool,
-    set: &'a TensorSet,
+    work: &'a Work<'a>,
     /// Tensors still to be written; whoever writes the last one makes the file durable.
     left: AtomicUsize,
 }
 
 impl<'a> FileWriter<'a> {
-    /// Opens the file in the staging folder with its full length and its header.
-    fn open(
-        file: &'a OutputFile,
-        set: &'a TensorSet,
-        staging: &Path,
-        progress: &dyn Progress,
-    ) -> Result<Self> {
-        let path = staging.join(&file.name);
-        let output = fsio::open_rw(&path)?;
+    /// Opens the file in `dir`, to write it with its full length and its header.
+    fn open(file: &'a OutputFile, dir: &Path, work: &'a Work<'a>) -> Result<Self> {
+        let path = dir.join(&file.name);
+        let output = match work.goal {
+            Goal::Write => fsio::open_rw(&path)?,
+            Goal::Compare(_) => File::open(&path).map_err(FsError::io("open", &path))?,
+        };
         let resumed = holds_header(&output, &file.layout.header, file.layout.len_bytes);
         if !resumed {
             // Emptied first: what another plan wrote must not be taken for ours.
@@ -220,23 +273,22 @@ impl<'a> FileWriter<'a> {
             let written = sized.and_then(|()| output.write_all_at(&file.layout.header, 0));
             written.map_err(FsError::io("write", &path))?;
         }
-        progress.item_start(&file.name, file.layout.len_bytes);
-        progress.advance(&file.name, file.layout.header.len() as u64);
+        work.progress.item_start(&file.name, file.layout.len_bytes);
+        work.progress.advance(&file.name, file.layout.header.len() as u64);
         let left = AtomicUsize::new(file.tensors.len());
-        let writer = Self { file, output, path, resumed, set, left };
+        let writer = Self { file, output, path, resumed, work, left };
         if file.tensors.is_empty() {
-            writer.finish(progress)?;
+            writer.finish()?;
         }
         Ok(writer)
     }
 
     /// Writes the tensor of this index in the file and proves that it arrived.
-    fn write_tensor(&self, at: usize, progress: &dyn Progress) -> Result<TensorProof> {
+    fn write_tensor(&self, at: usize) -> Result<TensorProof> {
         let (tensor, range) = (&self.file.tensors[at], &self.file.layout.ranges[at]);
-        let done = |bytes| progress.advance(&self.file.name, bytes);
-        let sha256 = self.write(tensor, range.start, &done)?;
+        let sha256 = self.write(tensor, range.start)?;
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.finish(progress)?;
+            self.finish()?;
         }
         Ok(TensorProof {
             file: self.file.name.clone(),
@@ -246,30 +298,38 @@ impl<'a> FileWriter<'a> {
         })
     }
 
-    fn finish(&self, progress: &dyn Progress) -> Result<()> {
-        self.output.sync_all().map_err(FsError::io("flush", &self.path))?;
-        progress.item_done(&self.file.name, "verified");
+    fn finish(&self) -> Result<()> {
+        if matches!(self.work.goal, Goal::Write) {
+            self.output.sync_all().map_err(FsError::io("flush", &self.path))?;
+        }
+        self.work.progress.item_done(&self.file.name, "verified");
         Ok(())
     }
 
+    /// Counts bytes that are done; the place where a run stops that is asked to.
+    fn done(&self, bytes: usize) -> Result<()> {
+        self.work.progress.advance(&self.file.name, bytes as u64);
+        if self.work.cancel.is_set() { Err(OpError::Interrupted.into()) } else { Ok(()) }
+    }
+
     /// Writes one tensor at `start` and returns the hash of its bytes.
-    fn write(&self, tensor: &OutputTensor, start: u64, done: &dyn Fn(u64)) -> Result<String> {
+    fn write(&self, tensor: &OutputTensor, start: u64) -> Result<String> {
         if tensor.dtype == tensor.source.dtype {
-            self.copy(tensor, start, done)
+            self.copy(tensor, start)
         } else {
-            self.cast(tensor, start, done)
+            self.cast(tensor, start)
         }
     }
 
-    fn copy(&self, tensor: &OutputTensor, start: u64, done: &dyn Fn(u64)) -> Result<String> {
-        let bytes = self.set.data(&tensor.source);
-        let source = self.set.files()[tensor.source.file].mapped.file();
+    fn copy(&self, tensor: &OutputTensor, start: u64) -> Result<String> {
+        let bytes = self.work.set.data(&tensor.source);
+        let source = self.work.set.files()[tensor.source.file].mapped.file();
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; CHUNK_BYTES.min(bytes.len())];
         let mut at = 0_u64;
         for chunk in bytes.chunks(CHUNK_BYTES) {
             let back = &mut buffer[..chunk.len()];
-            if !(self.resumed && self.reads_as(start + at, chunk, back)?) {
+            if !self.holds(start + at, chunk, back)? {
                 let from = tensor.source.range.start + at;
                 fsio::copy_range(source, from, &self.output, start + at, chunk.len() as u64)
                     .map_err(FsError::io("write", &self.path))?;
@@ -277,14 +337,14 @@ impl<'a> FileWriter<'a> {
             }
             hasher.update(chunk);
             at += chunk.len() as u64;
-            done(chunk.len() as u64);
+            self.done(chunk.len())?;
         }
         Ok(hex(&hasher.finalize()))
     }
 
-    fn cast(&self, tensor: &OutputTensor, start: u64, done: &dyn Fn(u64)) -> Result<String> {
+    fn cast(&self, tensor: &OutputTensor, start: u64) -> Result<String> {
         let (from, to) = (tensor.source.dtype, tensor.dtype);
-        let bytes = self.set.data(&tensor.source);
+        let bytes = self.work.set.data(&tensor.source);
         let elements = CHUNK_BYTES / from.size_bytes();
         let mut hasher = Sha256::new();
         let mut wide = vec![0.0; elements];
@@ -300,13 +360,29 @@ impl<'a> FileWriter<'a> {
                 let tensor = tensor.stored.to_string();
                 return Err(OpError::Overflow { tensor, dtype: to }.into());
             }
-            self.output.write_all_at(narrow, at).map_err(FsError::io("write", &self.path))?;
-            self.prove(tensor, at, narrow, &mut back[..narrow.len()])?;
+            let back = &mut back[..narrow.len()];
+            if !self.holds(at, narrow, back)? {
+                self.output.write_all_at(narrow, at).map_err(FsError::io("write", &self.path))?;
+                self.prove(tensor, at, narrow, back)?;
+            }
             hasher.update(&*narrow);
             at += narrow.len() as u64;
-            done(narrow.len() as u64);
+            self.done(narrow.len())?;
         }
         Ok(hex(&hasher.finalize()))
+    }
+
+    /// Says whether the bytes are there already and need not be written.
+    fn holds(&self, at: u64, want: &[u8], back: &mut [u8]) -> Result<bool> {
+        if !self.resumed {
+            return Ok(false);
+        }
+        match (self.reads_as(at, want, back)?, self.work.goal) {
+            (false, Goal::Compare(out)) => {
+                Err(OpError::OutputExists { path: out.to_owned() }.into())
+            }
+            (holds, _) => Ok(holds),
+        }
     }
 
     fn prove(&self, tensor: &OutputTensor, at: u64, want: &[u8], back: &mut [u8]) -> Result<()> {

@@ -9,16 +9,19 @@ use crate::error::{Diagnose, Kind};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpError {
-    /// The output folder holds something already.
-    #[error("{} exists and is not empty", path.display())]
+    /// The output is there already and is not what would be written.
+    #[error("{} exists and is not what would be written", path.display())]
     OutputExists {
-        /// The folder.
+        /// The folder or file.
         path: PathBuf,
     },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// Another run writes to the same folder.
     #[error("another run is writing {}", path.display())]
     Busy {
-        /// The folder.
+        /// The folder or file.
         path: PathBuf,
     },
     /// What was written is not what was read.
@@ -44,6 +47,7 @@ impl Diagnose for OpError {
     fn kind(&self) -> Kind {
         match self {
             Self::OutputExists { .. } | Self::Busy { .. } => Kind::Usage,
+            Self::Interrupted => Kind::Interrupted,
             Self::ProofFailed { .. } => Kind::Resources,
             Self::HeadDiffers | Self::Overflow { .. } => Kind::BadData,
         }
@@ -52,6 +56,7 @@ impl Diagnose for OpError {
     fn id(&self) -> &'static str {
         match self {
             Self::OutputExists { .. } => "output_exists",
+            Self::Interrupted => "interrupted",
             Self::Busy { .. } => "output_busy",
             Self::ProofFailed { .. } => "copy_differs",
             Self::HeadDiffers => "head_differs",
@@ -62,7 +67,11 @@ impl Diagnose for OpError {
     fn help(&self) -> Vec<String> {
         let line = match self {
             Self::OutputExists { path } => {
-                format!("remove {} or name another folder with -o", path.display())
+                format!("remove {} or name another output with -o", path.display())
+            }
+            Self::Interrupted => {
+                "what is written is kept under a hidden name; run the same command to continue"
+                    .into()
             }
             Self::Busy { .. } => "wait for it, or end it; the next run goes on from there".into(),
             Self::ProofFailed { .. } => {

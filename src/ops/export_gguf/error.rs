@@ -83,9 +83,6 @@ pub enum ExportError {
         /// The type.
         file_type: &'static str,
     },
-    /// The caller asked to stop.
-    #[error("interrupted, nothing was written")]
-    Interrupted,
 }
 
 impl Diagnose for ExportError {
@@ -95,7 +92,6 @@ impl Diagnose for ExportError {
                 Kind::NotFound
             }
             Self::PreTokenizer { .. } => Kind::Usage,
-            Self::Interrupted => Kind::Interrupted,
             _ => Kind::BadData,
         }
     }
@@ -112,7 +108,6 @@ impl Diagnose for ExportError {
             Self::Unsupported { .. } => "unsupported_model",
             Self::KeyRange { .. } => "key_range",
             Self::NotFinite { .. } => "not_finite",
-            Self::Interrupted => "interrupted",
         }
     }
 
@@ -139,7 +134,6 @@ impl Diagnose for ExportError {
             Self::Unsupported { .. } => {
                 vec!["`tmax-ckpt export safetensors` writes it for other engines".into()]
             }
-            Self::Interrupted => vec!["run the same command again".into()],
             Self::BadFile { .. } | Self::NotText { .. } | Self::KeyRange { .. } => {
                 vec!["compare the file with that of the base model".into()]
             }

@@ -23,5 +23,5 @@ mod transforms;
 
 pub use error::ExportError;
 pub use plan::{Contents, FileType, Mtp, Options, OutType, Plan, PlannedFile, PlannedTensor, plan};
-pub use run::{Written, run};
+pub use run::{Written, check_outputs, run};
 pub use transforms::{Elementwise, HeadOrder, Plane, RowRecipe};

@@ -1,5 +1,8 @@
 //! Moving the bytes of a [`Plan`]: ranges that stay as they are in the kernel, all others as
 //! slabs of rows, several at a time.
+//!
+//! A file is written under a hidden name, where the next run of the same plan finds it and writes
+//! only what is not there yet. A file that has its name already is compared, never written.
 
 use std::fs::File;
 use std::ops::Range;
@@ -13,10 +16,12 @@ use super::plan::{Plan, PlannedFile, PlannedTensor};
 use super::transforms::permute_columns;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::dtype::{Dtype, narrow_from_f32, widen_to_f32};
-use crate::error::Result;
-use crate::fsio::{self, AtomicFile};
+use crate::error::{Kind, Result};
+use crate::fsio::{self, ResumableFile};
 use crate::gguf::TensorType;
 use crate::name::escape;
+use crate::ops::OpError;
+use crate::ops::assemble::Output;
 use crate::progress::{Cancel, Progress, Unit};
 use crate::quant::q8_0;
 
@@ -26,67 +31,197 @@ const SLAB_BYTES: u64 = 2 << 20;
 /// Bytes that one kernel copy moves.
 const COPY_BYTES: u64 = 64 << 20;
 
-/// A file that was written.
+/// Bytes compared at a time.
+const COMPARE_BYTES: usize = 1 << 20;
+
+/// A file that is there now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The path.
     pub path: PathBuf,
     /// Its length.
     pub len_bytes: u64,
+    /// What was there before: if [`Output::Finished`], it was compared and not written.
+    pub found: Output,
+}
+
+/// Looks at what has the names of a plan's files, without reading tensors.
+///
+/// # Errors
+/// [`OpError::OutputExists`] for something that cannot be what would be written.
+pub fn check_outputs(plan: &Plan<'_>) -> Result<Vec<Output>> {
+    let check = |file: &PlannedFile| {
+        if file.path.symlink_metadata().is_err() {
+            return Ok(Output::Free);
+        }
+        match File::open(&file.path) {
+            Ok(found) if holds_head(&found, file) => Ok(Output::Finished),
+            _ => Err(OpError::OutputExists { path: file.path.clone() }.into()),
+        }
+    };
+    plan.files.iter().map(check).collect()
+}
+
+fn holds_head(file: &File, planned: &PlannedFile) -> bool {
+    let mut head = vec![0; planned.head.len()];
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == planned.len_bytes)
+        && file.read_exact_at(&mut head, 0).is_ok()
+        && head == planned.head
 }
 
 /// Writes the files of a plan. None has its name before all are complete.
 ///
 /// # Errors
-/// [`ExportError::NotFinite`] for a NaN or infinity in a quantised tensor;
-/// [`ExportError::Interrupted`] when `cancel` is set; a file cannot be written, or does not fit
-/// on its file system. Nothing is left behind then.
+/// [`ExportError::NotFinite`] for a NaN or infinity in a quantised tensor; a file cannot be
+/// written, or does not fit on its file system; [`OpError::OutputExists`]. Nothing is left behind
+/// then. [`OpError::Interrupted`] when `cancel` is set: what is written stays for the next run.
 pub fn run(plan: &Plan<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<Vec<Written>> {
+    let found = check_outputs(plan)?;
     let total = plan.len_bytes();
     if let Some(first) = plan.files.first() {
-        fsio::check_space(fsio::parent(&first.path), total)?;
+        let missing = |(file, found): (&PlannedFile, &Output)| match found {
+            Output::Free => {
+                file.len_bytes.saturating_sub(fsio::allocated(&fsio::part_path(&file.path)))
+            }
+            Output::Finished => 0,
+        };
+        let needed = plan.files.iter().zip(&found).map(missing).sum();
+        fsio::check_space(fsio::parent(&first.path), needed)?;
     }
     progress.start("export gguf", total, Unit::Bytes);
     let mut staged = Vec::new();
-    for file in &plan.files {
+    for (file, found) in plan.files.iter().zip(&found) {
         let item = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         progress.item_start(&item, file.len_bytes);
-        let advance = |bytes| progress.advance(&item, bytes);
-        staged.push(stage(plan.checkpoint, file, &advance, cancel)?);
-        progress.item_done(&item, "written");
+        let work = Work {
+            checkpoint: plan.checkpoint,
+            planned: file,
+            advance: &|bytes| progress.advance(&item, bytes),
+            cancel,
+        };
+        match found {
+            Output::Free => staged.push(work.stage()?),
+            Output::Finished => work.compare()?,
+        }
+        let word = if *found == Output::Free { "written" } else { "already done" };
+        progress.item_done(&item, word);
     }
     for file in staged {
         file.commit()?;
     }
     progress.finish();
-    let written =
-        |file: &PlannedFile| Written { path: file.path.clone(), len_bytes: file.len_bytes };
-    Ok(plan.files.iter().map(written).collect())
+    let written = |(file, found): (&PlannedFile, Output)| {
+        let (path, len_bytes) = (file.path.clone(), file.len_bytes);
+        Written { path, len_bytes, found }
+    };
+    Ok(plan.files.iter().zip(found).map(written).collect())
 }
 
-/// Writes a file under a temporary name.
-fn stage(
-    checkpoint: &Checkpoint,
-    planned: &PlannedFile,
-    advance: &(dyn Fn(u64) + Sync),
-    cancel: &Cancel,
-) -> Result<AtomicFile> {
-    let path = &planned.path;
-    let staged = AtomicFile::create(path)?;
-    let file = staged.file();
-    file.set_len(planned.len_bytes).map_err(fsio::Error::io("grow", path))?;
-    file.write_all_at(&planned.head, 0).map_err(fsio::Error::io("write", path))?;
-    advance(planned.head.len() as u64);
-    let jobs: Vec<Job<'_>> = planned.tensors.iter().flat_map(|t| jobs(checkpoint, t)).collect();
-    jobs.into_par_iter().try_for_each_init(Scratch::default, |scratch, job| -> Result<()> {
-        if cancel.is_set() {
-            return Err(ExportError::Interrupted.into());
+/// One file of a run.
+struct Work<'a> {
+    checkpoint: &'a Checkpoint,
+    planned: &'a PlannedFile,
+    advance: &'a (dyn Fn(u64) + Sync),
+    cancel: &'a Cancel,
+}
+
+impl Work<'_> {
+    /// Writes the file under its hidden name.
+    fn stage(&self) -> Result<ResumableFile> {
+        let path = &self.planned.path;
+        let staged =
+            ResumableFile::open(path)?.ok_or_else(|| OpError::Busy { path: path.clone() })?;
+        let resumed = holds_head(staged.file(), self.planned);
+        let goal = if resumed { Goal::Resume } else { Goal::Write };
+        match self.fill(staged.file(), goal) {
+            Ok(()) => Ok(staged),
+            Err(error) => {
+                if error.kind() != Kind::Interrupted {
+                    staged.discard();
+                }
+                Err(error)
+            }
         }
-        let bytes = job.run(checkpoint, file, path, scratch)?;
-        advance(bytes);
+    }
+
+    /// Compares a finished file.
+    fn compare(&self) -> Result<()> {
+        let path = &self.planned.path;
+        let file = File::open(path).map_err(fsio::Error::io("open", path))?;
+        self.fill(&file, Goal::Compare)?;
+        let mut end = self.planned.head.len() as u64;
+        let ends = self.planned.tensors.iter().map(|t| (t.offset, t.spec.bytes()));
+        for (start, len) in ends.chain([(self.planned.len_bytes, Ok(0))]) {
+            let padding = vec![0; usize::try_from(start - end).expect("less than the alignment")];
+            let target = Target { file: &file, path, goal: Goal::Compare };
+            target.holds(end, &padding, &mut Vec::new())?;
+            end = start + len.expect("checked when planned");
+        }
         Ok(())
-    })?;
-    Ok(staged)
+    }
+
+    fn fill(&self, file: &File, goal: Goal) -> Result<()> {
+        let (planned, path) = (self.planned, &self.planned.path);
+        if goal == Goal::Write {
+            // Emptied first: what another plan wrote must not be taken for ours.
+            let sized = file.set_len(0).and_then(|()| file.set_len(planned.len_bytes));
+            sized.map_err(fsio::Error::io("grow", path))?;
+            file.write_all_at(&planned.head, 0).map_err(fsio::Error::io("write", path))?;
+        }
+        (self.advance)(planned.head.len() as u64);
+        let jobs: Vec<Job<'_>> =
+            planned.tensors.iter().flat_map(|t| jobs(self.checkpoint, t)).collect();
+        let target = Target { file, path, goal };
+        jobs.into_par_iter().try_for_each_init(Scratch::default, |scratch, job| -> Result<()> {
+            if self.cancel.is_set() {
+                return Err(OpError::Interrupted.into());
+            }
+            let bytes = job.run(self.checkpoint, &target, scratch)?;
+            (self.advance)(bytes);
+            Ok(())
+        })
+    }
+}
+
+/// What is to be done with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// Nothing of it is there.
+    Write,
+    /// An earlier run wrote some of it.
+    Resume,
+    /// It is finished, and only read.
+    Compare,
+}
+
+/// A file at work.
+struct Target<'a> {
+    file: &'a File,
+    path: &'a Path,
+    goal: Goal,
+}
+
+impl Target<'_> {
+    /// Says whether `want` is there already; `back` is a buffer.
+    fn holds(&self, at: u64, want: &[u8], back: &mut Vec<u8>) -> Result<bool> {
+        if self.goal == Goal::Write {
+            return Ok(false);
+        }
+        back.resize(COMPARE_BYTES.min(want.len()), 0);
+        let mut at = at;
+        for chunk in want.chunks(COMPARE_BYTES) {
+            let back = &mut back[..chunk.len()];
+            self.file.read_exact_at(back, at).map_err(fsio::Error::io("read", self.path))?;
+            if back != chunk {
+                if self.goal == Goal::Compare {
+                    return Err(OpError::OutputExists { path: self.path.to_owned() }.into());
+                }
+                return Ok(false);
+            }
+            at += chunk.len() as u64;
+        }
+        Ok(true)
+    }
 }
 
 /// A piece of work, independent of all others.
@@ -147,26 +282,26 @@ fn copies<'a>(tensor: &Tensor, planned: &'a PlannedTensor, rows: u64) -> Vec<Job
 }
 
 impl Job<'_> {
-    /// Does the work and returns the bytes written.
-    fn run(
-        &self,
-        checkpoint: &Checkpoint,
-        out: &File,
-        path: &Path,
-        scratch: &mut Scratch,
-    ) -> Result<u64> {
+    /// Does the work and returns the bytes that are there now.
+    fn run(&self, checkpoint: &Checkpoint, out: &Target<'_>, scratch: &mut Scratch) -> Result<u64> {
+        let write = |source| fsio::Error::io("write", out.path)(source);
         match *self {
             Self::Copy { file, from, to, len } => {
-                let source = checkpoint.files()[file].mapped.file();
-                fsio::copy_range(source, from, out, to, len)
-                    .map_err(fsio::Error::io("write", path))?;
+                let source = &checkpoint.files()[file].mapped;
+                let at = |offset| usize::try_from(offset).expect("a map fits the address space");
+                let want = &source.bytes()[at(from)..at(from + len)];
+                if !out.holds(to, want, &mut scratch.back)? {
+                    fsio::copy_range(source.file(), from, out.file, to, len).map_err(write)?;
+                }
                 Ok(len)
             }
             Self::Rows { planned, first, count } => {
                 let tensor = &checkpoint.tensors()[planned.source];
                 let data = checkpoint.data(tensor);
                 let at = compute(tensor, data, planned, first..first + count, scratch)?;
-                out.write_all_at(&scratch.out, at).map_err(fsio::Error::io("write", path))?;
+                if !out.holds(at, &scratch.out, &mut scratch.back)? {
+                    out.file.write_all_at(&scratch.out, at).map_err(write)?;
+                }
                 Ok(scratch.out.len() as u64)
             }
         }
@@ -179,6 +314,7 @@ struct Scratch {
     values: Vec<f32>,
     moved: Vec<f32>,
     out: Vec<u8>,
+    back: Vec<u8>,
 }
 
 /// Computes `rows` into the scratch's `out`; returns their offset in the file.
@@ -194,7 +330,7 @@ fn compute(
     let in_bytes = row_len * tensor.dtype.size_bytes();
     let out_type = planned.spec.tensor_type;
     let out_bytes = small(out_type.bytes(planned.row_len).expect("checked when planned"));
-    let Scratch { values, moved, out } = scratch;
+    let Scratch { values, moved, out, .. } = scratch;
     values.resize(row_len, 0.0);
     moved.resize(row_len, 0.0);
     out.resize(out_bytes * small(rows.end - rows.start), 0);
