@@ -28,6 +28,6 @@ docs:
 broken:
     python3 scripts/make_broken.py
 
-# Fuzz one target for ten minutes (nightly)
-fuzz TARGET SECONDS="600":
-    cd fuzz && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
+# Fuzz all targets, or those named, for so long each
+fuzz SECONDS="600" *TARGETS:
+    scripts/fuzz.sh {{SECONDS}} {{TARGETS}}

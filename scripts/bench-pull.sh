@@ -3,8 +3,8 @@
 #
 #   scripts/bench-pull.sh BINARY [RUNS] [BYTES]      default: 5 runs, 2147483648 bytes
 #
-# Prints wall and CPU seconds of the client (user + system), as min / median / max, and the peak
-# memory. Every run starts from an empty cache. Clients that are not installed are left out:
+# Prints wall and CPU seconds of the client (user + system), as min / median / max, the peak
+# memory, and both medians as parts of `hf download && hf cache verify`'s. Every run starts from an empty cache. Clients that are not installed are left out:
 # `hf` (or $HF), aria2c, curl. Only the first, second and fourth check a hash; curl does not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -59,9 +59,18 @@ for round in $(seq "$runs"); do
   for client in "${clients[@]}"; do once "$client" >>"$work/$client.runs"; done
   echo "round $round of $runs done, load $(cut -d' ' -f1 /proc/loadavg)" >&2
 done
-echo "| client | wall s, min / median / max | CPU s, min / median / max | peak MB |"
-echo "|---|---|---|---|"
+median() { spread "$1" "$2" | awk '{print $3}'; } # COLUMN FILE
+
+part() { # COLUMN CLIENT: its median over that of hf, if that was run
+  [ -e "$work/hf_verify.runs" ] || { echo "–"; return; }
+  awk -v a="$(median "$1" "$work/$2.runs")" -v b="$(median "$1" "$work/hf_verify.runs")" \
+    'BEGIN {if (b > 0) printf "%.2f\n", a / b; else print "–"}'
+}
+
+echo "| client | wall s, min / median / max | CPU s, min / median / max | peak MB | wall, CPU / hf |"
+echo "|---|---|---|---|---|"
 for client in "${clients[@]}"; do
   echo "| $client | $(spread 1 "$work/$client.runs") | $(spread 2 "$work/$client.runs") |" \
-    "$(awk '$3 > m {m = $3} END {print m}' "$work/$client.runs") |"
+    "$(awk '$3 > m {m = $3} END {print m}' "$work/$client.runs") |" \
+    "$(part 1 "$client"), $(part 2 "$client") |"
 done

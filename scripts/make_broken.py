@@ -113,8 +113,11 @@ def tokenizer(n=16):
                       "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
 
 
-def case(name, args, exit_code, says, files):
-    """Writes one case; a value of `files` is bytes, text, or something to dump as JSON."""
+def case(name, args, exit_code, says, files, links=None):
+    """Writes one case; a value of `files` is bytes, text, or something to dump as JSON.
+
+    `links` are symbolic links to targets, made by the test: none is kept in the repository.
+    """
     folder = ROOT / name
     for path, content in files.items():
         if content is None:
@@ -126,7 +129,8 @@ def case(name, args, exit_code, says, files):
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
     # Nothing here needs a network; an endpoint is named only to get past its absence.
     args = args if "--endpoint-url" in args else [*args, "--offline"]
-    CASES.append({"case": name, "args": args, "exit_code": exit_code, "says": says})
+    links = {"links": links} if links else {}
+    CASES.append({"case": name, "args": args, "exit_code": exit_code, "says": says, **links})
 
 
 def damaged(name, exit_code, says, *, config=QWEN3, weights=None, extra=None, args=None):
@@ -289,14 +293,52 @@ timeout_sec = 10.0
 """
 
 
-def task(label, exit_code, says, files, toml=TASK):
+def task(label, exit_code, says, files, toml=TASK, links=None):
     """One task folder; the oracle agent is run on it."""
     base = {"tasks/trap/task.toml": toml, "tasks/trap/instruction.md": "Do nothing.\n",
             "tasks/trap/environment/Dockerfile": "FROM debian:bookworm-slim\n",
             "tasks/trap/solution/solve.sh": "#!/bin/bash\ntrue\n",
             "tasks/trap/tests/test.sh": "#!/bin/bash\necho 1 > /logs/verifier/reward.txt\n"}
     case(label, ["score", "--agent", "oracle", "-n", "--tasks", "tasks", "--output", "{scratch}"],
-         exit_code, says, base | files)
+         exit_code, says, base | files, links)
+
+
+def traps():
+    """Values of task.toml that would harm, hang or mislead, and links out of the task."""
+    def environment(label, says, line):
+        task(label, 6, says, {}, toml=TASK + "[environment]\n" + line + "\n")
+
+    task("task-timeout-absurd", 6, "agent.timeout_sec is not between", {},
+         toml=TASK.replace("10.0", "1e30"))
+    task("task-timeout-text", 6, "agent.timeout_sec is not a number", {},
+         toml=TASK.replace("10.0", '"10"'))
+    task("task-version-unknown", 6, "schema_version 9.9 is not supported", {},
+         toml=TASK.replace("1.4", "9.9"))
+    task("task-version-number", 6, "schema_version is not a string", {},
+         toml=TASK.replace('"1.4"', "1.4"))
+    task("task-version-escape-codes", 6, "schema_version \\u{1b}]0;owned\\u{7}", {},
+         toml=TASK.replace("1.4", "\\u001b]0;owned\\u0007"))
+    task("task-section-number", 6, "agent is not a table", {}, toml="agent = 3\n")
+    task("task-toml-deep", 6, "task.toml", {}, toml="a = " + "[" * 5000 + "]" * 5000 + "\n")
+    task("task-host-variable", 6, "a variable of the host", {},
+         toml=TASK + '[verifier.env]\nTOKEN = "${HF_TOKEN}"\n')
+    environment("task-memory-absurd", "environment.memory_mb is not a whole number",
+                "memory_mb = 99999999999999")
+    environment("task-memory-negative", "environment.memory_mb is not a whole number",
+                "memory_mb = -1")
+    environment("task-memory-text", "environment.memory is not a size", 'memory = "999999999G"')
+    environment("task-cpus-fraction", "environment.cpus is not a whole number", "cpus = 1.5")
+    environment("task-workdir-climbs", "environment.workdir is not an absolute path",
+                'workdir = "/app/../../etc"')
+    environment("task-workdir-relative", "environment.workdir is not an absolute path",
+                'workdir = "app"')
+    environment("task-variable-name", "environment.env.A=B", 'env = {"A=B" = "x"}')
+    for label, name, target in (
+            ("task-toml-link", "task.toml", "/etc/passwd"),
+            ("task-instruction-link", "instruction.md", "/etc/passwd"),
+            ("task-tests-link", "tests", "/etc"), ("task-environment-link", "environment", "/etc"),
+            ("task-test-file-link", "tests/passwd", "/etc/passwd")):
+        task(label, 6, f"{name} is", {}, links={f"tasks/trap/{name}": target})
 
 
 def tasks():
@@ -325,9 +367,77 @@ def records():
           "jobs/step_1/t__1/result.json": "{"})
 
 
+    for label, says, reward in (("two", "reward 2 is not in [0, 1]", "2"),
+                                ("negative", "reward -0.5 is not in [0, 1]", "-0.5"),
+                                ("text", "t__1/result.json", '"1"'),
+                                ("not-a-number", "t__1/result.json", "NaN"),
+                                ("infinite", "t__1/result.json", "1e999")):
+        result = '{"task_name": "t", "verifier_result": {"rewards": {"reward": %s}}}\n' % reward
+        sound_result = result.replace(reward, "1.0")
+        jobs = {"jobs/t__0/result.json": sound_result, "jobs/t__1/result.json": result}
+        case(f"reward-{label}", ["select", "--from", "jobs"], 6, says, jobs)
+        case(f"reward-{label}-imported", ["score", "import", "jobs"], 6, "t__1/result.json", jobs)
+
+
+def templates():
+    """Chat templates are programs of strangers: they are tried before a model is loaded."""
+    def template(label, text, says):
+        files = {"tasks/trap/task.toml": TASK, "tasks/trap/instruction.md": "Do nothing.\n",
+                 "tasks/trap/tests/test.sh": "#!/bin/bash\ntrue\n", "chat_template.jinja": text}
+        checkpoint(f"template-{label}", 6, says, extra=files,
+                   args=["score", ".", "--tasks", "tasks", "--output", "{scratch}"])
+
+    refuses = "the chat template refuses the conversation"
+    template("not-jinja", "{% if %}", "the chat template does not parse")
+    template("endless", "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}"
+             "{% endfor %}{% endfor %}", f"{refuses}: engine ran out of fuel")
+    template("laughs", "{% set ns = namespace(x='lol') %}{% for a in range(64) %}"
+             "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}", f"{refuses}: engine ran out of fuel")
+    template("recursion", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", refuses)
+    template("nested", "{{ " + "(" * 4000 + "1" + ")" * 4000 + " }}", "the chat template")
+    template("wide-field", "{{ '{:>100000000000}'.format('x') }}", refuses)
+    template("replace-all", "{{ ('x' * 1000000).replace('x', 'y' * 1000000) }}", refuses)
+    template("wide-json", "{{ messages | tojson(indent=1000000000000) }}", refuses)
+    template("raises", "{{ raise_exception('\u001b[2J no') }}", f"{refuses}: \\u{{1b}}[2J no")
+    template("includes", "{% include '/etc/passwd' %}", refuses)
+
+
+def tokenizers():
+    def broken(label, says, args=None, exit_code=1, **changes):
+        sound_one = tokenizer()
+        model = sound_one["model"] | changes.pop("model", {})
+        checkpoint(f"tokenizer-{label}", exit_code, says, args=args,
+                   extra={"tokenizer.json": sound_one | {"model": model} | changes})
+
+    vocab = tokenizer()["model"]["vocab"]
+    broken("id-negative", "has no whole number as its id", model={"vocab": vocab | {"a": -1}})
+    broken("id-huge", "has id 1152921504606846976", model={"vocab": vocab | {"a": 1 << 60}})
+    broken("id-shared", "share the id", model={"vocab": vocab | {"b": 0}})
+    broken("vocab-list", "has no model.vocab", model={"vocab": ["a", "b"]})
+    broken("escape-codes", "\\u{1b}[2J", model={"vocab": vocab | {"\u001b[2J": 99}})
+    checkpoint("tokenizer-deep", 1, "is not JSON",
+               extra={"tokenizer.json": '{"model":' + "[" * 5000 + "]" * 5000 + "}"})
+    text = ["logprobs", ".", "--text", "a" * 40]
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    # A search in polynomial time, or given up: either way it ends.
+    broken("regex-bomb", "logprobs", args=text, exit_code=0,
+           pre_tokenizer=split | {"pattern": {"Regex": "(?=(a+)+$b)(a|a)*c"}})
+    broken("regex-broken", "the tokenizer failed", args=text, exit_code=6,
+           pre_tokenizer=split | {"pattern": {"Regex": "("}})
+    broken("merge-unknown", "the tokenizer failed", args=text, exit_code=6,
+           model={"merges": [["zz", "yy"]]})
+    checkpoint("tokenizer-decoder-cut", 6, "the tokenizer failed", args=text,
+               extra={"tokenizer.json": '{"version": "1.0", "added_tokens": [], "decoder":s'})
+    broken("table-damaged", "precompiled table", args=text, exit_code=6,
+           normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA/////w=="})
+    broken("unknown-model", "the tokenizer failed", args=text, exit_code=6,
+           model={"type": "Oracle"})
+
+
 def main():
     shutil.rmtree(ROOT, ignore_errors=True)
-    for make in (headers, indexes, configs, contents, sums, settings, tasks, records):
+    for make in (headers, indexes, configs, contents, sums, settings, tasks, traps, records,
+                 templates, tokenizers):
         make()
     (ROOT / "expect.json").write_text(json.dumps(CASES, indent=1) + "\n")
     size = sum(p.stat().st_size for p in ROOT.rglob("*") if p.is_file())

@@ -32,6 +32,12 @@ fn check(root: &Path, case: &Value) -> Vec<String> {
     let home = tempfile::tempdir().expect("a temp dir");
     let folder = home.path().join("case");
     copy_folder(&root.join(name), &folder);
+    for (link, target) in case["links"].as_object().into_iter().flatten() {
+        let link = folder.join(link);
+        let _ = (std::fs::remove_file(&link), std::fs::remove_dir_all(&link));
+        let target = target.as_str().expect("text");
+        std::os::unix::fs::symlink(target, &link).expect("links");
+    }
     let scratch = home.path().join("scratch").to_string_lossy().into_owned();
     let words = case["args"].as_array().expect("a list").iter();
     let args = words.map(|word| word.as_str().expect("text").replace("{scratch}", &scratch));

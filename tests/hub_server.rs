@@ -57,6 +57,14 @@ pub enum Fault {
     Flip(usize),
     /// The file has this many bytes less, and says so.
     Shorter(usize),
+    /// The file has this many bytes more, and says so.
+    Longer(usize),
+    /// A header of the answer, to HEAD too, is this.
+    Header(&'static str, &'static str),
+    /// The body is gzip, and says so.
+    Gzip,
+    /// A redirect to this place of the same host.
+    Redirect(&'static str),
     /// Each 16 KiB take so long.
     Slow(Duration),
 }
@@ -226,7 +234,7 @@ fn serve(
     let (fault, answer) = {
         let mut state = state.lock().expect("not poisoned");
         state.seen.push(seen.clone());
-        let fault = (method == "GET").then(|| take_fault(&mut state, is_cdn, path)).flatten();
+        let fault = take_fault(&mut state, &seen);
         (fault, answer(&state, &seen, cdn))
     };
     respond(&mut stream, over, &seen, answer, fault)?;
@@ -237,10 +245,12 @@ fn serve(
     Ok(())
 }
 
-fn take_fault(state: &mut State, is_cdn: bool, path: &str) -> Option<Fault> {
-    let place = if is_cdn { "cdn" } else { "hub" };
-    let key = format!("{place}{path}");
-    let rule = state.rules.iter_mut().find(|r| r.times > 0 && key.contains(r.part))?;
+fn take_fault(state: &mut State, seen: &Seen) -> Option<Fault> {
+    let place = if seen.cdn { "cdn" } else { "hub" };
+    let key = format!("{place}{}", seen.path);
+    let meets = |fault: &Fault| seen.method == "GET" || matches!(fault, Fault::Header(..));
+    let fits = |r: &&mut Rule| r.times > 0 && key.contains(r.part) && meets(&r.fault);
+    let rule = state.rules.iter_mut().find(fits)?;
     rule.times -= 1;
     Some(rule.fault.clone())
 }
@@ -349,6 +359,15 @@ fn respond(
         return stream.write_all(format!("{head}Connection: close\r\n\r\n{page}").as_bytes());
     }
     match fault {
+        Some(Fault::Redirect(to)) => {
+            answer.status = 302;
+            answer.headers.insert("Location", to.to_owned());
+        }
+        Some(Fault::Longer(by)) => answer.body.extend(vec![b'x'; by]),
+        Some(Fault::Gzip) => {
+            answer.body = gzip(&answer.body);
+            answer.headers.insert("Content-Encoding", "gzip".to_owned());
+        }
         Some(Fault::Flip(at)) if at < answer.body.len() => answer.body[at] ^= 1,
         Some(Fault::Shorter(by)) => answer.body.truncate(answer.body.len().saturating_sub(by)),
         _ => {}
@@ -361,6 +380,9 @@ fn respond(
         let text = format!("bytes {}-{}/{all}", range.start, range.end - 1);
         answer.headers.insert("Content-Range", text);
         answer.body = answer.body[range].to_vec();
+    }
+    if let Some(Fault::Header(name, value)) = fault {
+        answer.headers.insert(name, value.to_owned());
     }
     let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -400,6 +422,26 @@ fn send_body(
         }),
         _ => stream.write_all(body),
     }
+}
+
+/// The bytes in the form of gzip, without any compression.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
+    let count = bytes.chunks(0xffff).count();
+    for (index, chunk) in bytes.chunks(0xffff).enumerate() {
+        let len = u16::try_from(chunk.len()).expect("a chunk is no longer");
+        out.push(u8::from(index + 1 == count));
+        out.extend(len.to_le_bytes());
+        out.extend((!len).to_le_bytes());
+        out.extend(chunk);
+    }
+    let crc = bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8)
+            .fold(crc ^ u32::from(*byte), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg()))
+    });
+    out.extend((!crc).to_le_bytes());
+    out.extend((bytes.len() as u32).to_le_bytes());
+    out
 }
 
 fn parse_range(text: &str, len: usize) -> Range<usize> {

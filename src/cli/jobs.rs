@@ -164,6 +164,15 @@ struct Timing {
     finished_at: Option<String>,
 }
 
+/// Reads one trial's `result.json`, which is at `path`.
+///
+/// # Errors
+/// It is not Harbor's, or its reward is not in `[0, 1]`.
+pub fn read_result(bytes: &[u8], path: &Path) -> Result<Attempt, JobError> {
+    let bad = |source| JobError::NotAResult { path: path.to_owned(), source };
+    attempt(&serde_json::from_slice(bytes).map_err(bad)?, path)
+}
+
 /// One job folder's trials.
 struct Job {
     folder: PathBuf,

@@ -113,7 +113,11 @@ impl Endpoint {
         self.failed(describe(status, text), auth)
     }
 
-    fn read_reply(&self, text: &str) -> Result<ChatReply, ChatError> {
+    /// Reads the body of an answer.
+    ///
+    /// # Errors
+    /// [`ChatError::Endpoint`]: it is not a chat completion.
+    pub fn read_reply(&self, text: &str) -> Result<ChatReply, ChatError> {
         let bad = |what: &str| {
             let shown = shorten(text);
             self.failed(format!("the answer has no {what}: {shown}"), Auth::NotTheCause)

@@ -93,6 +93,7 @@ impl LocalModel {
         let (tokens, files) = load_tokens(checkpoint)?;
         let source = files.template().ok_or(TemplateError::Missing)?;
         let template = ChatTemplate::new(&source, options.now.clone())?;
+        template.try_out()?;
         let model = load_model(checkpoint, options.device, options.precision)?;
         let mut limits = options.limits;
         limits.context = limits.context.min(model.config().max_position_embeddings as usize);

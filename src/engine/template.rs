@@ -7,8 +7,9 @@
 use jiff::Zoned;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
-use serde_json::{Map, Value};
+use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, context};
+use minijinja_contrib::pycompat;
+use serde_json::{Map, Value, json};
 
 use super::chat::Message;
 use crate::error::{Diagnose, Kind};
@@ -18,6 +19,10 @@ use crate::error::{Diagnose, Kind};
 const FUEL: u64 = 10_000_000;
 /// Nesting of blocks, macros and values.
 const RECURSION_MAX: usize = 200;
+/// Widest `indent` of `tojson`: it is multiplied by depth and items, which fuel does not count.
+const INDENT_MAX: usize = 16;
+/// Longest text that a method of Python's may return.
+const METHOD_BYTES_MAX: usize = 16 << 20;
 /// Largest template accepted; real ones have under 20 kB.
 const TEMPLATE_BYTES_MAX: usize = 1 << 20;
 
@@ -97,8 +102,7 @@ impl ChatTemplate {
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_MAX);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python_method);
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: String| {
@@ -114,6 +118,16 @@ impl ChatTemplate {
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Renders a conversation that begins as every one of the harness does, to find a template
+    /// that refuses, or never ends, before a model is loaded for it.
+    ///
+    /// # Errors
+    /// [`TemplateError::Render`].
+    pub fn try_out(&self) -> Result<(), TemplateError> {
+        let messages = ["system", "user"].map(|role| json!({"role": role, "content": "Hello."}));
+        self.render(&messages, &[], &Map::new(), Ending::GenerationPrompt).map(|_| ())
     }
 
     /// Renders messages that are JSON already. `extra` variables may override nothing.
@@ -162,6 +176,52 @@ pub fn parse_arguments(message: &mut Value) {
     }
 }
 
+/// Calls one of Python's methods. Fuel is charged for their results only when these exist, so what
+/// one call may allocate is limited before it.
+fn python_method(
+    state: &mut State,
+    value: &minijinja::Value,
+    method: &str,
+    args: &[minijinja::Value],
+) -> Result<minijinja::Value, minijinja::Error> {
+    let len = value.as_str().map_or(0, |text| result_len(text, method, args));
+    if len > METHOD_BYTES_MAX {
+        return Err(invalid(format!("the result of {method} is longer than {METHOD_BYTES_MAX}")));
+    }
+    pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Returns at least the length of what a method of a text would return, for those that can return
+/// far more than they are given.
+fn result_len(text: &str, method: &str, args: &[minijinja::Value]) -> usize {
+    let arg = |index: usize| args.get(index).and_then(minijinja::Value::as_str).unwrap_or("");
+    match method {
+        "replace" => {
+            let times = text.matches(arg(0)).count();
+            text.len().saturating_add(times.saturating_mul(arg(1).len()))
+        }
+        "join" => {
+            let items = args.first().and_then(|list| list.try_iter().ok());
+            let mut len = 0_usize;
+            for item in items.into_iter().flatten() {
+                let own = item.as_str().map_or_else(|| item.to_string().len(), str::len);
+                len = len.saturating_add(own).saturating_add(text.len().max(1));
+                if len > METHOD_BYTES_MAX {
+                    break;
+                }
+            }
+            len
+        }
+        // Every number in it could be a width.
+        "format" => text
+            .split(|c: char| !c.is_ascii_digit())
+            .filter(|digits| !digits.is_empty())
+            .map(|digits| digits.parse().unwrap_or(usize::MAX))
+            .fold(text.len(), usize::saturating_add),
+        _ => 0,
+    }
+}
+
 fn raise_exception(message: String) -> Result<String, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
@@ -206,6 +266,9 @@ fn tojson(
     let sort: Option<bool> = options.get("sort_keys")?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
+    if indent.is_some_and(|indent| indent > INDENT_MAX) {
+        return Err(invalid(format!("tojson indents by {INDENT_MAX} at most")));
+    }
     let style = Style { indent, sort: sort == Some(true) };
     let mut out = String::new();
     style.dump(&value, 0, &mut out)?;
@@ -370,6 +433,30 @@ mod tests {
             "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}",
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
             "{% set ns = namespace(x='lol') %}{% for a in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        ] {
+            let error = render(source, &[]).expect_err(source);
+            assert!(matches!(error, TemplateError::Render(_)), "{source}: {error}");
+        }
+    }
+
+    /// What one step of the engine could allocate at once is limited too.
+    #[test]
+    fn templates_cannot_ask_for_all_memory() {
+        for source in [
+            "{{ [1] | tojson(indent=1000000000000) }}",
+            "{{ 'x' * 100000000000 }}",
+            "{{ ('x' * 100000000000) | length }}",
+            "{{ ([0] * 100000000000) | tojson }}",
+            "{{ 'a\nb' | indent(100000000000) }}",
+            "{{ 'x' | center(100000000000) }}",
+            "{{ '%100000000000d' | format(1) }}",
+            "{{ range(100000000000) | tojson }}",
+            "{{ '{:>100000000000}'.format('x') }}",
+            "{{ '{0:>100000000000}'.format('x') }}",
+            "{{ ('x' * 1000000).replace('x', 'y' * 1000000) }}",
+            "{{ ('x' * 1000000).replace('', 'y' * 1000000) }}",
+            "{{ ('x' * 1000000).join('y' * 1000000) }}",
+            "{{ ''.join(['x' * 1000000] * 1000000) }}",
         ] {
             let error = render(source, &[]).expect_err(source);
             assert!(matches!(error, TemplateError::Render(_)), "{source}: {error}");

@@ -113,6 +113,7 @@ impl Tokens {
         vocab_size: u64,
     ) -> Result<Self, TokensError> {
         let bytes = files.tokenizer.as_deref().ok_or(TokensError::Missing)?;
+        check_form(bytes).map_err(TokensError::Tokenizer)?;
         let tokenizer =
             Tokenizer::from_bytes(bytes).map_err(|e| TokensError::Tokenizer(e.to_string()))?;
         let mut stop = Vec::new();
@@ -158,6 +159,27 @@ impl Tokens {
     pub fn stop(&self) -> &[u32] {
         &self.stop
     }
+}
+
+/// Refuses what the tokenizers crate (0.23) does not survive: it takes for granted that it is given
+/// JSON, and that tables of other kinds of models are sound.
+fn check_form(bytes: &[u8]) -> Result<(), String> {
+    let file: Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON: {e}"))?;
+    let kind = file.pointer("/model/type").and_then(Value::as_str);
+    if kind != Some("BPE") {
+        let kind = crate::name::escape(kind.unwrap_or("none"));
+        return Err(format!("its model is of type {kind}, only BPE is supported"));
+    }
+    if file.get("normalizer").is_some_and(has_table) {
+        return Err("its normalizer has a precompiled table, which BPE models do not use".into());
+    }
+    Ok(())
+}
+
+/// Says whether a normalizer is or contains one of type `Precompiled`.
+fn has_table(normalizer: &Value) -> bool {
+    let nested = normalizer.get("normalizers").and_then(Value::as_array);
+    normalizer.get("precompiled_charsmap").is_some() || nested.into_iter().flatten().any(has_table)
 }
 
 /// Checks that every id has a row in the embedding.

@@ -30,6 +30,16 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+impl Plan {
+    /// Reads a Dockerfile's text.
+    ///
+    /// # Errors
+    /// The first line that cannot be followed, and why.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        parse(text)
+    }
+}
+
 /// Reads the Dockerfile in `environment/` of the task at `dir`; none is an empty plan.
 ///
 /// # Errors
@@ -40,7 +50,7 @@ pub fn load(dir: &Path) -> Result<Plan> {
         return Ok(Plan::default());
     }
     let bytes = crate::fsio::read_capped(&path, 1 << 20)?;
-    parse(&String::from_utf8_lossy(&bytes)).map_err(|reason| {
+    Plan::parse(&String::from_utf8_lossy(&bytes)).map_err(|reason| {
         let remedy = "pass `--sandbox podman`, which builds the image";
         Error::task(dir, format!("environment/Dockerfile: {reason}"), remedy)
     })

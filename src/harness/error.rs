@@ -32,6 +32,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A trial's result is not one.
+    #[error("{} is not a trial result: {reason}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A job folder cannot be used.
     #[error("job folder {}: {reason}", path.display())]
     Job {
@@ -81,6 +89,7 @@ impl Diagnose for Error {
             Self::Task { .. } | Self::Prompts { .. } => Kind::BadData,
             Self::NoTasks { .. } => Kind::NotFound,
             Self::Job { .. } => Kind::Usage,
+            Self::Record { .. } => Kind::BadData,
             Self::Sandbox(inner) => inner.kind(),
             Self::Model(inner) => inner.kind(),
             Self::File(inner) => inner.kind(),
@@ -94,6 +103,7 @@ impl Diagnose for Error {
             Self::NoTasks { .. } => "no_tasks",
             Self::Prompts { .. } => "bad_harness_file",
             Self::Job { .. } => "bad_job",
+            Self::Record { .. } => "not_a_trial_result",
             Self::Sandbox(inner) => inner.id(),
             Self::Model(inner) => inner.id(),
             _ => self.kind().id(),
@@ -103,6 +113,7 @@ impl Diagnose for Error {
     fn help(&self) -> Vec<String> {
         match self {
             Self::Task { remedy, .. } | Self::Job { remedy, .. } => vec![remedy.clone()],
+            Self::Record { .. } => vec!["remove that trial's folder, or run it again".into()],
             Self::NoTasks { .. } => {
                 vec!["a task is a folder with task.toml, instruction.md and tests/test.sh".into()]
             }

@@ -27,7 +27,7 @@ pub struct Imported {
 /// Attempts are numbered as the records say; where they do not, by the time they started.
 ///
 /// # Errors
-/// [`Error::Job`] when there is no trial or a result is not JSON; [`Error::File`].
+/// [`Error::Record`] when a result is not one; [`Error::File`].
 pub fn read(dir: &Path) -> Result<Imported> {
     let entries = std::fs::read_dir(dir).map_err(fsio::Error::io("list", dir))?;
     let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
@@ -47,16 +47,29 @@ pub fn read(dir: &Path) -> Result<Imported> {
         let result = read_json(&file)?;
         let attempt = result.pointer("/agent_result/metadata/attempt").and_then(Value::as_u64);
         let started = result["started_at"].as_str().unwrap_or_default().to_owned();
+        check_reward(&result, &file)?;
         begun.push((attempt, started, record_of(&result, &name)));
     }
     imported.records = number_attempts(begun);
     Ok(imported)
 }
 
+/// A reward that is there is a number from 0 to 1: anything else would pass for a score.
+fn check_reward(result: &Value, path: &Path) -> Result<()> {
+    let rewards = result.pointer("/verifier_result/rewards").and_then(Value::as_object);
+    let Some(reward) = rewards.and_then(|rewards| rewards.get("reward")) else { return Ok(()) };
+    if reward.is_null() || reward.as_f64().is_some_and(|reward| (0.0..=1.0).contains(&reward)) {
+        return Ok(());
+    }
+    let shown: String = crate::name::escape(&reward.to_string()).chars().take(60).collect();
+    let reason = format!("reward {shown} is not in [0, 1]");
+    Err(Error::Record { path: path.to_owned(), reason })
+}
+
 fn read_json(path: &Path) -> Result<Value> {
     let bytes = fsio::read_capped(path, RESULT_BYTES_MAX)?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| Error::job(path, error, "the file is damaged: remove its folder"))
+        .map_err(|error| Error::Record { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// Sorts, and gives a number to the attempts that have none.

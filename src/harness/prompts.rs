@@ -39,7 +39,7 @@ impl Prompts {
     /// Returns the default texts.
     #[must_use]
     pub fn ours() -> Self {
-        parse(DEFAULT, None).expect("the default prompts are tested")
+        Self::parse(DEFAULT, None).expect("the default prompts are tested")
     }
 
     /// Reads a file in the form of docs/formats/harness.md. Without `tool_schemas` in it,
@@ -55,7 +55,15 @@ impl Prompts {
         };
         let sibling = path.with_file_name("tool_schemas.json");
         let tools = if sibling.is_file() { Some(read(&sibling)?) } else { None };
-        parse(&read(path)?, tools.as_deref()).map_err(bad)
+        Self::parse(&read(path)?, tools.as_deref()).map_err(bad)
+    }
+
+    /// Reads the text of such a file, and of the `tool_schemas.json` beside it.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn parse(yaml: &str, sibling_tools: Option<&str>) -> Result<Self, String> {
+        parse(yaml, sibling_tools)
     }
 
     /// Returns the user message of a task.

@@ -18,6 +18,10 @@ const FILES_MAX: usize = 20_000;
 const SECS_MAX: f64 = 7.0 * 86_400.0;
 const VERSIONS: [&str; 5] = ["1.0", "1.1", "1.2", "1.3", "1.4"];
 
+/// What a task is made of.
+const PARTS: [&str; 7] =
+    ["task.toml", "instruction.md", "README.md", "environment", "tests", "solution", "steps"];
+
 /// Names that Harbor's packager leaves out of the digest.
 const IGNORED_ENDS: [&str; 5] = [".pyc", ".DS_Store", ".swp", ".swo", "~"];
 
@@ -85,6 +89,7 @@ impl Task {
     /// # Errors
     /// [`Error::Task`], [`Error::File`].
     pub fn load(dir: &Path) -> Result<Self> {
+        refuse_links(dir)?;
         let text = read_text(dir, "task.toml")?;
         let table: Table = text.parse().map_err(|e: toml::de::Error| {
             let line = e.message().to_owned();
@@ -120,6 +125,18 @@ impl Task {
             dir: dir.to_owned(),
         })
     }
+}
+
+/// The parts of a task are files and folders themselves: a link could show the model, or put into
+/// the sandbox, any file of this machine.
+fn refuse_links(dir: &Path) -> Result<()> {
+    for name in PARTS {
+        if dir.join(name).symlink_metadata().is_ok_and(|meta| meta.is_symlink()) {
+            let reason = format!("{name} is a link");
+            return Err(Error::task(dir, reason, "put the file or folder itself there"));
+        }
+    }
+    Ok(())
 }
 
 fn read_text(dir: &Path, name: &str) -> Result<String> {
@@ -397,6 +414,25 @@ mod tests {
         ] {
             let error = task(toml).expect_err(toml);
             assert!(error.contains(part), "{toml}: {error}");
+        }
+    }
+
+    #[test]
+    fn links_are_refused_wherever_they_are() {
+        let outside = tempfile::tempdir().expect("a temp dir");
+        std::fs::write(outside.path().join("test.sh"), "true").expect("writes");
+        for name in ["task.toml", "instruction.md", "tests", "environment", "solution", "tests/x"] {
+            let dir = tempfile::tempdir().expect("a temp dir");
+            std::fs::create_dir(dir.path().join("tests")).expect("makes");
+            for file in ["task.toml", "instruction.md", "tests/test.sh"] {
+                std::fs::write(dir.path().join(file), "").expect("writes");
+            }
+            Task::load(dir.path()).expect("loads without the link");
+            let place = dir.path().join(name);
+            let _ = (std::fs::remove_file(&place), std::fs::remove_dir_all(&place));
+            std::os::unix::fs::symlink(outside.path(), &place).expect("links");
+            let error = Task::load(dir.path()).expect_err(name).to_string();
+            assert!(error.contains(&format!("{name} is")), "{name}: {error}");
         }
     }
 

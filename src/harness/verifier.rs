@@ -85,12 +85,28 @@ pub fn run_oracle(
 /// [`Failure`].
 pub fn read_rewards(dir: &Path) -> Result<Rewards, Failure> {
     if let Some(text) = read(&dir.join("reward.json"))? {
-        let Ok(Value::Object(rewards)) = serde_json::from_str::<Value>(&text) else {
-            return Err(Failure::NotANumber);
-        };
-        return check(rewards);
+        return rewards_of_json(&text);
     }
     let Some(text) = read(&dir.join("reward.txt"))? else { return Err(Failure::NotFound) };
+    rewards_of_text(&text)
+}
+
+/// Reads what a `reward.json` says.
+///
+/// # Errors
+/// [`Failure::NotANumber`].
+pub fn rewards_of_json(text: &str) -> Result<Rewards, Failure> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(rewards)) => check(rewards),
+        _ => Err(Failure::NotANumber),
+    }
+}
+
+/// Reads what a `reward.txt` says.
+///
+/// # Errors
+/// [`Failure::NotANumber`].
+pub fn rewards_of_text(text: &str) -> Result<Rewards, Failure> {
     let number: f64 = text.trim().parse().map_err(|_| Failure::NotANumber)?;
     let number = serde_json::Number::from_f64(number).ok_or(Failure::NotANumber)?;
     check(Map::from_iter([("reward".to_owned(), Value::Number(number))]))
@@ -123,6 +139,41 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
 mod tests {
     use super::{Failure, read_rewards, reward_of};
 
+    /// What a task's tests leave there is foreign: size and kind are checked before it is read.
+    #[test]
+    fn reward_files_of_any_size_and_kind_are_no_danger() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let (json, text) = (dir.path().join("reward.json"), dir.path().join("reward.txt"));
+        let huge = std::fs::File::create(&text).expect("creates");
+        huge.set_len(1 << 40).expect("grows");
+        assert_eq!(read_rewards(dir.path()), Err(Failure::NotANumber));
+        std::fs::remove_file(&text).expect("removes");
+        std::fs::write(&text, "1").expect("writes");
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let long = format!("{{\"reward\": 0.{}}}", "1".repeat(100_000));
+        for (content, expected) in [
+            (deep.as_str(), Err(Failure::NotANumber)),
+            ("{\"reward\": NaN}", Err(Failure::NotANumber)),
+            ("{\"reward\": 2}", Err(Failure::NotANumber)),
+            ("{\"reward\": true}", Err(Failure::NotANumber)),
+            ("{\"reward\": 0, \"reward\": 2}", Err(Failure::NotANumber)),
+            ("{\"reward\": 1, \"speed\": 1e999}", Err(Failure::NotANumber)),
+            (long.as_str(), Ok(Some(0.111_111_111_111_111_1))),
+        ] {
+            std::fs::write(&json, content).expect("writes");
+            let read = read_rewards(dir.path()).map(|rewards| reward_of(&rewards));
+            assert_eq!(read, expected, "{}", &content[..content.len().min(60)]);
+        }
+        std::fs::remove_file(&json).expect("removes");
+        std::fs::write(&text, b"\xff1").expect("writes");
+        assert_eq!(read_rewards(dir.path()), Err(Failure::NotANumber));
+        std::fs::remove_file(&text).expect("removes");
+        // Links and pipes are not read: the one could show a file of this machine, the other
+        // would wait for ever.
+        std::os::unix::fs::symlink("/proc/self/status", &text).expect("links");
+        assert_eq!(read_rewards(dir.path()), Err(Failure::NotFound));
+    }
+
     #[test]
     fn rewards_are_read_strictly() {
         let dir = tempfile::tempdir().expect("a temp dir");
@@ -136,7 +187,8 @@ mod tests {
         assert_eq!(read("reward.txt", "1\n"), Ok(Some(1.0)));
         assert_eq!(read("reward.txt", " 0.25 "), Ok(Some(0.25)));
         assert_eq!(read("reward.txt", "\n"), Err(Failure::Empty));
-        for text in ["nan", "inf", "-0.1", "1.5", "yes", "1 1"] {
+        for text in ["nan", "NaN", "inf", "-inf", "1e999", "2", "-0.1", "1.5", "0x1", "yes", "1 1"]
+        {
             assert_eq!(read("reward.txt", text), Err(Failure::NotANumber), "{text}");
         }
         assert_eq!(read("reward.json", "{\"reward\": 0.5, \"speed\": 30}"), Ok(Some(0.5)));

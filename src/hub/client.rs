@@ -92,7 +92,7 @@ impl Online {
         let http = reqwest::Client::builder()
             .user_agent(agent)
             .connect_timeout(config.timeouts.connect)
-            .redirect(redirects())
+            .redirect(redirects(endpoint.clone(), config.token.clone()))
             // Several ranges of a file shall be several connections, not streams in one.
             .http1_only()
             .tcp_nodelay(true)
@@ -390,15 +390,20 @@ impl Refs {
     }
 }
 
-/// Follows up to ten redirects, none of them from https to http.
-fn redirects() -> reqwest::redirect::Policy {
-    reqwest::redirect::Policy::custom(|attempt| {
+/// Which redirects are followed. `reqwest` takes the token out of a request to another host, but
+/// puts it back when that host redirects to itself: such a chain is only followed without one.
+fn redirects(hub: Url, token: Option<Token>) -> reqwest::redirect::Policy {
+    reqwest::redirect::Policy::custom(move |attempt| {
+        let next = attempt.url().origin();
+        let stays = attempt.previous().last().is_some_and(|from| from.origin() == next);
         let downgrade = attempt.url().scheme() == "http"
             && attempt.previous().last().is_some_and(|from| from.scheme() == "https");
         if downgrade {
             attempt.error("a redirect from https to http")
         } else if attempt.previous().len() > 10 {
             attempt.error("more than ten redirects")
+        } else if token.is_some() && stays && next != hub.origin() {
+            attempt.error("a redirect within another host, which would be shown the token")
         } else {
             attempt.follow()
         }

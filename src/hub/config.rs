@@ -88,7 +88,7 @@ impl HubConfig {
             offline: false,
             timeouts: Timeouts::default(),
             jobs: 8,
-            segment_bytes: 64 << 20,
+            segment_bytes: 32 << 20,
         }
     }
 }

@@ -133,9 +133,13 @@ async fn fetch_ranges(fetch: &Fetch, part: &Arc<PartFile>) -> Result<()> {
             }
         });
     }
-    // The first failure ends the others: dropping the set aborts them.
+    // The first failure ends the others, and is returned when none of them writes any more.
     while let Some(done) = tasks.join_next().await {
-        done.map_err(|e| Error::Worker(e.to_string()))??;
+        let done = done.map_err(|e| Error::Worker(e.to_string())).flatten();
+        if done.is_err() {
+            tasks.shutdown().await;
+            return done;
+        }
     }
     Ok(())
 }
@@ -215,6 +219,7 @@ async fn stream(fetch: &Fetch, part: &Arc<PartFile>, at: &mut u64, end: u64) -> 
         let surplus = (*at + chunk.len() as u64).saturating_sub(end);
         chunk.truncate(chunk.len() - surplus as usize);
         let len = chunk.len() as u64;
+        part.room(*at, chunk.len()).await;
         part.write(*at, chunk)?;
         *at += len;
         fetch.progress.advance(&fetch.item, len);

@@ -1,9 +1,10 @@
 //! A file on its way in: positional writes in any order, a journal of what is on disk, and the
 //! hash of it all computed in order by one thread while the rest still arrives.
 //!
-//! The hash thread takes bytes from a bounded window in memory when they are next in line, and
-//! reads them back from the page cache when they arrived too far ahead. Only what an earlier run
-//! wrote is ever read for the hash alone.
+//! The hash thread takes bytes from a bounded window in memory. It holds what the connections of
+//! a file can be ahead of each other, and they wait a moment for room in it, so that as a rule
+//! nothing is read back that this run wrote. What an earlier run wrote is read for the hash alone;
+//! meanwhile arrivals far ahead of it are not held up, and are read back from the page cache.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,17 +13,21 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::error::Result;
 use super::hash::{Hash, Hasher};
 use super::ranges::RangeSet;
 use crate::fsio;
 
-/// Bytes of one file kept in memory for the hash thread.
-const WINDOW_BYTES: usize = 32 << 20;
+/// Bytes of one file kept in memory for the hash thread: a segment for each of its connections.
+const WINDOW_BYTES: usize = 128 << 20;
+/// How long arrivals wait for room in the window.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes read back at once.
 const READ_BACK_BYTES: u64 = 1 << 20;
 /// The largest journal read: each line is short, and one is written a second.
@@ -38,6 +43,8 @@ pub(super) struct PartFile {
     expected: Hash,
     state: Mutex<State>,
     changed: Condvar,
+    /// Told when there is room in the window again.
+    freed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +54,16 @@ struct State {
     window_bytes: usize,
     hashed: u64,
     stopped: bool,
+}
+
+impl State {
+    /// Says whether bytes at `offset` should wait for the hash thread.
+    fn is_crowded(&self, offset: u64, len: usize) -> bool {
+        let busy = self.written.run_end(self.hashed) > self.hashed;
+        let next = offset == self.hashed && !busy;
+        let near = offset < self.hashed + 2 * WINDOW_BYTES as u64;
+        near && !next && !self.stopped && self.window_bytes + len > WINDOW_BYTES
+    }
 }
 
 /// What the hash thread does next.
@@ -86,6 +103,7 @@ impl PartFile {
             expected,
             state: Mutex::new(State { written, ..State::default() }),
             changed: Condvar::new(),
+            freed: Notify::new(),
         };
         if part.written_bytes() == 0 {
             part.clear()?;
@@ -103,17 +121,47 @@ impl PartFile {
         self.state().written.missing(self.size)
     }
 
-    /// Writes bytes at their place and hands them to the hash thread.
+    /// Waits until the window has room for bytes that arrived at `offset`.
+    ///
+    /// The bytes that are next in line never wait for a hash thread that waits for them. All others
+    /// wait a moment only: theirs may be the connection that the one in line needs.
+    pub async fn room(&self, offset: u64, len: usize) {
+        let room = async {
+            loop {
+                // Made before the question, so that no answer between the two is missed.
+                let freed = self.freed.notified();
+                if !self.state().is_crowded(offset, len) {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        // Without room they are written all the same, and read back.
+        let _ = tokio::time::timeout(ROOM_PATIENCE, room).await;
+    }
+
+    /// Writes bytes at their place and hands them to the hash thread. Bytes that are there already
+    /// stay as they are: they may have been hashed, and a second answer may differ from the first.
+    ///
+    /// Two calls at the same time must not overlap.
     pub fn write(&self, offset: u64, bytes: Bytes) -> Result<()> {
-        debug_assert!(offset + bytes.len() as u64 <= self.size);
+        let end = offset + bytes.len() as u64;
+        debug_assert!(end <= self.size);
+        let gaps = self.state().written.missing_in(offset..end);
+        for gap in gaps {
+            let piece = (gap.start - offset) as usize..(gap.end - offset) as usize;
+            self.write_new(gap.start, bytes.slice(piece))?;
+        }
+        Ok(())
+    }
+
+    fn write_new(&self, offset: u64, bytes: Bytes) -> Result<()> {
         self.file.write_all_at(&bytes, offset).map_err(fsio::Error::io("write", &self.path))?;
         let mut state = self.state();
         state.written.insert(offset..offset + bytes.len() as u64);
-        if offset >= state.hashed && state.window_bytes + bytes.len() <= WINDOW_BYTES {
+        if offset == state.hashed || state.window_bytes + bytes.len() <= WINDOW_BYTES {
             state.window_bytes += bytes.len();
-            if let Some(replaced) = state.window.insert(offset, bytes) {
-                state.window_bytes -= replaced.len();
-            }
+            state.window.insert(offset, bytes);
         }
         drop(state);
         self.changed.notify_one();
@@ -122,6 +170,15 @@ impl PartFile {
 
     /// Hashes the whole file in order, waiting for what is still to come. `None` when stopped.
     pub fn hash(&self) -> Result<Option<Hash>> {
+        let hash = self.hash_in_order();
+        if hash.is_err() {
+            // Nobody may wait for room that this thread will not make.
+            self.stop();
+        }
+        hash
+    }
+
+    fn hash_in_order(&self) -> Result<Option<Hash>> {
         let mut hasher = self.expected.hasher(self.size);
         let mut buffer = Vec::new();
         loop {
@@ -143,6 +200,7 @@ impl PartFile {
     fn take_in(&self, hasher: &mut Hasher, bytes: &[u8]) {
         hasher.update(bytes);
         self.state().hashed += bytes.len() as u64;
+        self.freed.notify_waiters();
     }
 
     fn next(&self) -> Next {
@@ -154,11 +212,6 @@ impl PartFile {
             let at = state.hashed;
             if at == self.size {
                 return Next::Done;
-            }
-            // Bytes written twice (a second try that overlaps) may lie behind: drop them.
-            while let Some(entry) = state.window.first_entry().filter(|e| *e.key() < at) {
-                let dropped = entry.remove().len();
-                state.window_bytes -= dropped;
             }
             if let Some(bytes) = state.window.remove(&at) {
                 state.window_bytes -= bytes.len();
@@ -177,6 +230,7 @@ impl PartFile {
     pub fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
+        self.freed.notify_waiters();
     }
 
     /// Makes what was written durable, then says so in the journal.
@@ -271,7 +325,8 @@ pub(super) fn resumable_bytes(path: &Path, expected: Hash, size: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, Hash, PartFile, journal_path, resumable_bytes};
+    use super::{Bytes, Hash, PartFile, WINDOW_BYTES, journal_path, resumable_bytes};
+    use super::{Duration, ROOM_PATIENCE};
     use std::path::Path;
 
     const SIZE: usize = 5_000_000;
@@ -311,6 +366,28 @@ mod tests {
         part.commit(&to).expect("commits");
         assert_eq!(std::fs::read(&to).expect("reads"), content);
         assert!(!journal_path(&dir.path().join("x.part")).exists());
+    }
+
+    /// A server that ignores a range sends the file again from its first byte: what differs from
+    /// the bytes that were hashed must not reach the disk.
+    #[test]
+    fn bytes_that_were_hashed_are_never_overwritten() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let content = content();
+        let part = PartFile::open(&dir.path().join("x.part"), expected(&content), SIZE as u64)
+            .expect("opens");
+        write(&part, &content, 1_000_000, 2_000_000);
+        write(&part, &content, 4_000_000, 4_500_000);
+        let mut again = content.clone();
+        again[1_000_000..2_000_000].fill(7);
+        again[4_400_000] ^= 1;
+        for at in (0..SIZE).step_by(300_000) {
+            write(&part, &again, at, (at + 300_000).min(SIZE));
+        }
+        assert_eq!(part.hash().expect("hashes"), Some(expected(&content)));
+        let to = dir.path().join("x");
+        part.commit(&to).expect("commits");
+        assert!(std::fs::read(&to).expect("reads") == content);
     }
 
     #[test]
@@ -357,6 +434,69 @@ mod tests {
         part.checkpoint().expect("checkpoints");
         std::fs::File::options().write(true).open(&path).expect("opens").set_len(5).expect("cuts");
         assert_eq!(resumable_bytes(Path::new(&path), Hash::Sha256([7; 32]), 1000), 0);
+    }
+
+    /// Whoever is faster waits: nothing of a file four times the window is read back.
+    #[test]
+    fn arrivals_wait_for_the_hash() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let chunk = Bytes::from(content()).slice(..1 << 20);
+        let count = 4 * (WINDOW_BYTES >> 20);
+        let size = (count << 20) as u64;
+        let mut hasher = Hash::Sha256([0; 32]).hasher(size);
+        (0..count).for_each(|_| hasher.update(&chunk));
+        let expected = hasher.finish();
+        let part = PartFile::open(&dir.path().join("x.part"), expected, size).expect("opens");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let held = std::thread::scope(|scope| {
+            let hash = scope.spawn(|| part.hash());
+            let mut held = 0;
+            runtime.block_on(async {
+                for at in (0..count as u64).map(|i| i << 20) {
+                    part.room(at, chunk.len()).await;
+                    part.write(at, chunk.clone()).expect("writes");
+                    let state = part.state();
+                    held = held.max(state.window_bytes);
+                    let waiting = state.written.run_end(state.hashed) - state.hashed;
+                    // One chunk is with the hash thread at most, all others are in the window.
+                    assert!(waiting <= (state.window_bytes + (1 << 20)) as u64);
+                }
+            });
+            assert_eq!(hash.join().expect("joins").expect("hashes"), Some(expected));
+            held
+        });
+        assert!(held <= WINDOW_BYTES + (1 << 20));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_hash_that_ended() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let size = 8 * WINDOW_BYTES as u64;
+        let path = dir.path().join("x.part");
+        let part = PartFile::open(&path, Hash::Sha256([7; 32]), size).expect("opens");
+        let chunk = Bytes::from(vec![0; WINDOW_BYTES]);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        // No thread hashes: the second chunk finds no room until the work is stopped.
+        part.write(0, chunk.clone()).expect("writes");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                runtime.block_on(part.room(WINDOW_BYTES as u64, chunk.len()));
+            });
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!waits.is_finished());
+            part.stop();
+        });
+        // What is far ahead of the hash does not wait, nor what it waits for.
+        let part = PartFile::open(&path, Hash::Sha256([8; 32]), size).expect("opens");
+        part.write(0, chunk.clone()).expect("writes");
+        let now = std::time::Instant::now();
+        runtime.block_on(part.room(4 * WINDOW_BYTES as u64, chunk.len()));
+        part.clear().expect("clears");
+        part.write(WINDOW_BYTES as u64, chunk.clone()).expect("writes");
+        runtime.block_on(part.room(0, chunk.len()));
+        assert!(now.elapsed() < ROOM_PATIENCE);
     }
 
     #[test]

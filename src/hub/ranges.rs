@@ -32,16 +32,23 @@ impl RangeSet {
     /// Returns the gaps in `0..size`.
     #[must_use]
     pub fn missing(&self, size: u64) -> Vec<Range<u64>> {
+        self.missing_in(0..size)
+    }
+
+    /// Returns the gaps in a range.
+    #[must_use]
+    pub fn missing_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
-        let mut at = 0;
-        for range in &self.0 {
-            if range.start.min(size) > at {
-                gaps.push(at..range.start.min(size));
+        let mut at = range.start;
+        let first = self.0.partition_point(|r| r.end <= range.start);
+        for there in self.0[first..].iter().take_while(|r| r.start < range.end) {
+            if there.start > at {
+                gaps.push(at..there.start);
             }
-            at = at.max(range.end);
+            at = there.end;
         }
-        if at < size {
-            gaps.push(at..size);
+        if at < range.end {
+            gaps.push(at..range.end);
         }
         gaps
     }
@@ -76,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_bitmap(ranges in proptest::collection::vec((0_u64..60, 0_u64..20), 0..12)) {
+        fn agrees_with_a_bitmap(ranges in proptest::collection::vec((0_u64..60, 0_u64..20), 0..12), start in 0_u64..70) {
             let set: RangeSet = ranges.iter().map(|&(s, n)| s..s + n).collect();
             let mut bits = [false; 80];
             for &(s, n) in &ranges {
@@ -89,11 +96,11 @@ mod tests {
             }
             let size = 70_u64;
             let mut gaps = [false; 80];
-            for gap in set.missing(size) {
-                prop_assert!(gap.start < gap.end && gap.end <= size);
+            for gap in set.missing_in(start..size) {
+                prop_assert!(start <= gap.start && gap.start < gap.end && gap.end <= size);
                 gaps[gap.start as usize..gap.end as usize].fill(true);
             }
-            for at in 0..size as usize {
+            for at in start as usize..size as usize {
                 prop_assert_eq!(gaps[at], !bits[at]);
             }
         }

@@ -32,6 +32,22 @@ pub struct TreeFile {
     pub xet_hash: Option<String>,
 }
 
+impl TreeFile {
+    /// Reads a list as the tree endpoint gives it in one page: sorted, no path twice.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`], [`Error::UnsafePath`].
+    pub fn parse_list(repo: &str, body: &[u8]) -> Result<Vec<Self>> {
+        finish(repo, parse_page(repo, body)?)
+    }
+
+    /// Reads a `trees/<commit>.json`; `None` when it is not fit to be trusted.
+    #[must_use]
+    pub fn parse_kept_list(bytes: &[u8]) -> Option<Vec<Self>> {
+        parse_kept(bytes)
+    }
+}
+
 /// Reads one page of the tree endpoint; folders are left out.
 pub(super) fn parse_page(repo: &str, body: &[u8]) -> Result<Vec<TreeFile>> {
     let bad = |why: String| Error::Protocol { what: format!("the file list of {repo}"), why };
@@ -89,6 +105,17 @@ fn check_path(repo: &str, path: &str) -> Result<()> {
 /// Sorts a whole list by path and refuses one that names a file twice.
 pub(super) fn finish(repo: &str, mut files: Vec<TreeFile>) -> Result<Vec<TreeFile>> {
     files.sort_by(|a, b| a.path.cmp(&b.path));
+    let is_file = |path: &str| files.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok();
+    let folders = |file: &TreeFile| -> Option<String> {
+        let mut ends = file.path.match_indices('/').map(|(at, _)| &file.path[..at]);
+        ends.find(|folder| is_file(folder)).map(str::to_owned)
+    };
+    if let Some(both) = files.iter().find_map(folders) {
+        return Err(Error::Protocol {
+            what: format!("the file list of {repo}"),
+            why: format!("{both} is both a file and a folder"),
+        });
+    }
     match files.array_windows().find(|[a, b]| a.path == b.path) {
         Some([twice, _]) => Err(Error::Protocol {
             what: format!("the file list of {repo}"),
@@ -118,8 +145,11 @@ pub(super) fn write_json(path: &Path, files: &[TreeFile]) -> Result<()> {
 
 /// Reads such a list back; `None` when there is none or it is not fit to be trusted.
 pub(super) fn read_json(path: &Path) -> Option<Vec<TreeFile>> {
-    let bytes = fsio::read_capped(path, TREE_JSON_CAP_BYTES).ok()?;
-    let document: Value = serde_json::from_slice(&bytes).ok()?;
+    parse_kept(&fsio::read_capped(path, TREE_JSON_CAP_BYTES).ok()?)
+}
+
+fn parse_kept(bytes: &[u8]) -> Option<Vec<TreeFile>> {
+    let document: Value = serde_json::from_slice(bytes).ok()?;
     if document["format_version"] != 1 {
         return None;
     }

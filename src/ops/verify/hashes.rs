@@ -47,17 +47,27 @@ pub(super) fn read_sums(dir: &Path, findings: &mut Vec<Finding>) -> Result<Vec<E
     }
     let bytes = fsio::read_capped(&path, SUMS_LEN_MAX)?;
     let text = String::from_utf8_lossy(&bytes);
+    let (sums, wrong) = parse_sums(&text);
+    findings.extend(wrong.iter().map(|line| {
+        let message = format!("`{}` is not a line of sha256sum", escape(line));
+        Finding::error(Check::Hash, SUMS_FILE, message)
+    }));
+    Ok(sums)
+}
+
+/// Reads the text of a `SHA256SUMS`; returns the files, whose names stay inside their folder, and
+/// the lines that name none.
+#[must_use]
+pub fn parse_sums(text: &str) -> (Vec<ExpectedFile>, Vec<&str>) {
     let mut sums = Vec::new();
+    let mut wrong = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         match parse_sum(line) {
             Some(sum) => sums.push(sum),
-            None => {
-                let message = format!("`{}` is not a line of sha256sum", escape(line));
-                findings.push(Finding::error(Check::Hash, SUMS_FILE, message));
-            }
+            None => wrong.push(line),
         }
     }
-    Ok(sums)
+    (sums, wrong)
 }
 
 fn parse_sum(line: &str) -> Option<ExpectedFile> {

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use hashes::{ExpectedFile, FileHash};
+pub use hashes::{ExpectedFile, FileHash, parse_sums};
 pub use loaders::{Loader, LoaderVerdict, Verdict};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, read_config};
