@@ -25,5 +25,6 @@ mod mutate;
 mod sandbox;
 mod score;
 mod select;
+mod select_run;
 mod strip;
 mod tidy;

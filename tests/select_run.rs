@@ -1,0 +1,147 @@
+//! `select` as it runs trials: real checkpoints, the real engine, real sandboxes.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Says whether trials can run here; if not, says loudly that the test is skipped.
+fn sandbox_works() -> bool {
+    let scratch = tempfile::tempdir().expect("a temp dir");
+    super::sandbox::host(scratch.path()).is_some()
+}
+
+/// A call of `select` on steps of the family, under the conditions of its truth.
+fn select(steps: &[u32], tasks: &[&str], dir: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("select");
+    command.args(steps.iter().map(|step| format!("fixtures/tiny-raw/step_{step}")));
+    command.args(["--tasks", "fixtures/tasks", "--max-steps", "8", "--max-tokens", "96"]);
+    command.args(tasks.iter().flat_map(|task| ["--task", task]));
+    command.args(["--no-config", "--progress", "none", "--json", "--output"]).arg(dir).args(more);
+    command
+}
+
+fn document(mut command: Command) -> Value {
+    let output = command.output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one document")
+}
+
+/// Returns how many trials in the job folder have a result.
+fn finished_trials(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.path().is_dir() && e.path().join("result.json").is_file()).count()
+}
+
+/// Returns the attempts with a verdict of each step.
+fn graded(document: &Value) -> Vec<u64> {
+    let steps = document["steps"].as_array().expect("steps");
+    steps.iter().map(|step| step["endings"]["graded"].as_u64().expect("a count")).collect()
+}
+
+/// The true best of these is `step_600`; its neighbours are 5 points and more behind.
+#[test]
+fn the_best_step_of_the_family_is_found() {
+    if !sandbox_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let started = Instant::now();
+    let more = ["--seed", "7", "--budget", "150"];
+    let found = document(select(&[300, 400, 500, 600, 660], &[], dir.path(), &more));
+    assert!(started.elapsed() < Duration::from_secs(300), "{:?}", started.elapsed());
+    assert_eq!(found["picked"], "fixtures/tiny-raw/step_600");
+    let counts = graded(&found);
+    assert_eq!(counts.iter().sum::<u64>(), finished_trials(dir.path()) as u64);
+    // What is plainly worse is not tried as often as the leaders.
+    assert!(counts[4] < counts[3], "{counts:?}");
+}
+
+/// Three steps and three tasks that tell them apart.
+const STEPS: [u32; 3] = [300, 500, 600];
+const TASKS: [&str; 3] = ["label-sum", "pick-column", "two-notes"];
+
+#[test]
+fn a_killed_run_goes_on_and_counts_no_trial_twice() {
+    if !sandbox_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let more = ["--budget", "24", "--confidence", "0.9999", "--confirm", "3"];
+    let whole = document(select(&STEPS, &TASKS, &dir.path().join("whole"), &more));
+    assert_eq!(graded(&whole).iter().sum::<u64>(), 24);
+    assert_eq!(whole["curse"]["confirmed_rollouts"], 3);
+    assert_eq!(finished_trials(&dir.path().join("whole")), 27);
+
+    let cut = dir.path().join("cut");
+    let mut child = select(&STEPS, &TASKS, &cut, &more)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let give_up = Instant::now() + Duration::from_secs(120);
+    while finished_trials(&cut) < 6 {
+        assert!(Instant::now() < give_up, "no six trials within two minutes");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    let before = finished_trials(&cut);
+    assert!(before < 27, "it was over before the kill");
+    let resumed = document(select(&STEPS, &TASKS, &cut, &more));
+    assert_eq!(finished_trials(&cut), 27);
+    for key in ["picked", "best", "curse"] {
+        assert_eq!(resumed[key], whole[key], "{key}");
+    }
+    for (mine, other) in resumed["steps"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .zip(whole["steps"].as_array().into_iter().flatten())
+    {
+        for key in ["step", "mean", "estimate", "p_best", "endings", "versus_baseline"] {
+            assert_eq!(mine[key], other[key], "{key}");
+        }
+    }
+    // A third call runs nothing at all.
+    let again = document(select(&STEPS, &TASKS, &cut, &more));
+    assert_eq!(finished_trials(&cut), 27);
+    assert_eq!(again["steps"], resumed["steps"]);
+}
+
+#[test]
+fn allocations_and_budgets_do_what_they_say() {
+    if !sandbox_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let run = |name: &str, more: &[&str]| {
+        let steps = [175, 300, 500, 600];
+        let sure = ["--confidence", "0.9999999", "--indifference", "0"];
+        let more: Vec<&str> = sure.iter().chain(more).copied().collect();
+        document(select(&steps, &["set-mode", "label-sum"], &dir.path().join(name), &more))
+    };
+    let uniform = run("uniform", &["--allocation", "uniform", "--budget", "16"]);
+    assert_eq!(graded(&uniform), [4, 4, 4, 4]);
+    assert_eq!(uniform["attempts_a_cell"], serde_json::json!([2, 2]));
+    // Two rounds; steps 175 and 300 solve neither task and go home after the first.
+    let halving = run("halving", &["--allocation", "halving", "--budget", "32"]);
+    let counts = graded(&halving);
+    assert_eq!(counts.iter().sum::<u64>(), 32);
+    assert!(counts[0] == counts[1] && counts[2] == counts[3], "{counts:?}");
+    assert!(counts[0] < counts[2], "{counts:?}");
+    // Time and tokens are looked at between batches of eight.
+    for (coin, budget) in [("tokens", "1tok"), ("time", "0.01s")] {
+        let one = run(coin, &["--allocation", "uniform", "--budget", budget]);
+        assert_eq!(graded(&one).iter().sum::<u64>(), 8, "{coin}");
+    }
+    let more = run("tokens", &["--allocation", "uniform", "--budget", "2ktok"]);
+    let effort = |step: &Value| {
+        let tokens = step["effort"]["tokens"].as_f64().expect("tokens");
+        tokens * step["endings"]["graded"].as_f64().expect("a count")
+    };
+    let spent: f64 = more["steps"].as_array().expect("steps").iter().map(effort).sum();
+    assert!((2_000.0..4_000.0).contains(&spent), "{spent}");
+}
