@@ -19,9 +19,14 @@ pub enum NameError {
     /// The name is longer than [`TENSOR_NAME_LEN_MAX`].
     #[error("tensor name of {0} bytes is longer than {TENSOR_NAME_LEN_MAX}")]
     TooLong(usize),
-    /// The name has a character that no tensor name has and some terminal or path obeys.
-    #[error("tensor name `{0}` has a control character, a slash or `..`")]
-    Unsafe(String),
+    /// The name has something that no tensor name has and some terminal or path obeys.
+    #[error("tensor name `{name}` has {what}")]
+    Unsafe {
+        /// The name, escaped.
+        name: String,
+        /// What it has.
+        what: &'static str,
+    },
 }
 
 impl TensorName {
@@ -36,11 +41,10 @@ impl TensorName {
         if name.len() > TENSOR_NAME_LEN_MAX {
             return Err(NameError::TooLong(name.len()));
         }
-        let hostile = |c: char| c.is_control() || c == '/' || c == '\\' || is_bidi_control(c);
-        if name.chars().any(hostile) || name.contains("..") {
-            return Err(NameError::Unsafe(escape(name)));
+        match unsafe_part(name) {
+            Some(what) => Err(NameError::Unsafe { name: escape(name), what }),
+            None => Ok(Self(name.into())),
         }
-        Ok(Self(name.into()))
     }
 
     /// Returns the name.
@@ -66,6 +70,18 @@ impl std::borrow::Borrow<str> for TensorName {
     fn borrow(&self) -> &str {
         &self.0
     }
+}
+
+/// Says what is in a name that some terminal or path would obey.
+fn unsafe_part(name: &str) -> Option<&'static str> {
+    let parts: [(&str, bool); 5] = [
+        ("a control character", name.chars().any(char::is_control)),
+        ("a character that turns the direction of text", name.chars().any(is_bidi_control)),
+        ("a slash", name.contains('/')),
+        ("a backslash", name.contains('\\')),
+        ("`..`", name.contains("..")),
+    ];
+    parts.into_iter().find_map(|(what, there)| there.then_some(what))
 }
 
 /// Escapes control and direction-changing characters, so that foreign text cannot drive a

@@ -28,3 +28,4 @@ mod select;
 mod select_run;
 mod strip;
 mod tidy;
+mod verify_cli;

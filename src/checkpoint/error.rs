@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::arch::ConfigError;
 use crate::error::{Diagnose, Kind};
 use crate::safetensors::{INDEX_FILE, SINGLE_FILE};
 
@@ -26,6 +27,15 @@ pub enum CheckpointError {
     NoConfig {
         /// The folder.
         dir: PathBuf,
+    },
+    /// The config is unsound, or of an unsupported architecture.
+    #[error("{} cannot be used", path.display())]
+    Config {
+        /// The config.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ConfigError,
     },
     /// The folder has no safetensors files under the known names.
     #[error("{} has neither {SINGLE_FILE} nor {INDEX_FILE}", dir.display())]
@@ -65,6 +75,7 @@ impl Diagnose for CheckpointError {
             Self::NotAFolder { path } if !path.exists() => Kind::NotFound,
             Self::NotAFolder { .. } | Self::Gguf { .. } => Kind::Usage,
             Self::NoConfig { .. } | Self::NoTensors { .. } => Kind::NotFound,
+            Self::Config { source, .. } => source.kind(),
             Self::Ambiguous { .. } | Self::SameTensor { .. } | Self::Incomplete { .. } => {
                 Kind::BadData
             }
@@ -76,6 +87,7 @@ impl Diagnose for CheckpointError {
             Self::NotAFolder { .. } => "not_a_folder",
             Self::Gguf { .. } => "gguf_not_readable",
             Self::NoConfig { .. } => "no_config",
+            Self::Config { source, .. } => source.id(),
             Self::NoTensors { .. } => "no_tensors",
             Self::Ambiguous { .. } => "ambiguous_weights",
             Self::SameTensor { .. } => "same_tensor_twice",
@@ -88,6 +100,7 @@ impl Diagnose for CheckpointError {
             Self::NotAFolder { .. } | Self::NoConfig { .. } => {
                 "name the folder that holds config.json and the safetensors files".into()
             }
+            Self::Config { source, .. } => return source.help(),
             Self::Gguf { path } => return gguf_help(&path.display().to_string()),
             Self::NoTensors { dir, other } if other.iter().any(|name| name.ends_with(".gguf")) => {
                 let name = other.iter().find(|name| name.ends_with(".gguf"));

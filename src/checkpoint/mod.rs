@@ -129,7 +129,8 @@ pub fn read_config(dir: &Path) -> crate::error::Result<ModelConfig> {
     if !path.exists() {
         return Err(CheckpointError::NoConfig { dir: dir.to_owned() }.into());
     }
-    Ok(ModelConfig::parse(&fsio::read_capped(&path, CONFIG_LEN_MAX)?)?)
+    let bytes = fsio::read_capped(&path, CONFIG_LEN_MAX)?;
+    Ok(ModelConfig::parse(&bytes).map_err(|source| CheckpointError::Config { path, source })?)
 }
 
 /// Reads a file beside the tensors of `dir`, `None` if there is none of that name.

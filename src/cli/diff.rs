@@ -16,7 +16,7 @@ use crate::ops::diff::{Diff, LayerDiff, diff};
 /// Compare two checkpoints tensor by tensor: names, types, shapes, values
 ///
 /// Tensors are matched by what they are, whatever layout either checkpoint has. Exit code 1 says
-/// that there are differences.
+/// that there are differences; `-q` prints the names of the tensors that differ.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The first checkpoint or safetensors file
@@ -42,8 +42,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let document = json!({
         "a": first.label, "b": second.label, "equal": found.is_empty(), "diff": found,
     });
-    let quiet = if found.is_empty() { "equal" } else { "different" };
-    let outcome = Outcome::new("diff", &document).human(human(&found, args.top)).quiet(quiet);
+    let outcome =
+        Outcome::new("diff", &document).human(human(&found, args.top)).quiet(names(&found));
     Ok(if found.is_empty() { outcome } else { outcome.negative() })
 }
 
@@ -56,6 +56,16 @@ fn open(path: &Path) -> Result<TensorSet> {
         set.apply_rules(config.architecture);
     }
     Ok(set)
+}
+
+/// The names of all tensors that differ, one a line.
+fn names(found: &Diff) -> String {
+    let changed = found.changed.iter().map(|t| t.name.as_str());
+    let reshaped = found.reshaped.iter().map(|t| t.name.as_str());
+    let alone = found.added.iter().chain(&found.removed).map(String::as_str);
+    let mut names: Vec<&str> = changed.chain(reshaped).chain(alone).collect();
+    names.sort_unstable();
+    names.join("\n")
 }
 
 fn human(found: &Diff, top: usize) -> String {

@@ -82,7 +82,9 @@ pub fn run(_: Args, ctx: &Context) -> Result<Outcome> {
     }
     let failed = checks.iter().any(|check| check.status == Status::Fail);
     let document = serde_json::json!({"ok": !failed, "checks": checks});
-    let outcome = Outcome::new("doctor", &document).human(human);
+    let wrong = checks.iter().filter(|check| check.status == Status::Fail);
+    let quiet: Vec<&str> = wrong.map(|check| check.name).collect();
+    let outcome = Outcome::new("doctor", &document).human(human).quiet(quiet.join("\n"));
     Ok(if failed { outcome.negative() } else { outcome })
 }
 

@@ -1,8 +1,11 @@
 //! `export gguf`: a GGUF file that llama.cpp loads, straight from a checkpoint.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
+use clap::error::ErrorKind;
 use clap::{ValueEnum, ValueHint};
 use serde_json::{Value, json};
 
@@ -28,7 +31,7 @@ pub struct Args {
     #[arg(value_name = "CKPT")]
     checkpoint: String,
     /// The type of matrices; `auto` keeps the checkpoint's 16-bit type
-    #[arg(long, value_enum, default_value_t, ignore_case = true)]
+    #[arg(long, value_parser = OutTypeParser, default_value = "auto", ignore_case = true)]
     outtype: OutTypeArg,
     /// A folder, a file, or a name with {ftype} in it; a name by llama.cpp's convention in the
     /// current folder by default
@@ -69,6 +72,50 @@ enum OutTypeArg {
     /// The 16-bit type of the checkpoint's first matrix
     #[default]
     Auto,
+}
+
+/// Reads an [`OutTypeArg`], and tells the types that llama.cpp has and this version lacks from
+/// words that are none.
+#[derive(Debug, Clone, Copy)]
+struct OutTypeParser;
+
+impl TypedValueParser for OutTypeParser {
+    type Value = OutTypeArg;
+
+    fn parse_ref(
+        &self,
+        cmd: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<OutTypeArg, clap::Error> {
+        let known = EnumValueParser::<OutTypeArg>::new();
+        known.parse_ref(cmd, arg, value).map_err(|error| {
+            let text = value.to_string_lossy();
+            if is_quant_type(&text) {
+                let names = known.possible_values().into_iter().flatten();
+                let names: Vec<String> = names.map(|v| v.get_name().to_owned()).collect();
+                let message = format!(
+                    "--outtype {text} is not available yet; available are {}\n\n  help: export \
+                     with --outtype bf16, and `llama-quantize` makes {text} of that file",
+                    names.join(", ")
+                );
+                return cmd.clone().error(ErrorKind::InvalidValue, message);
+            }
+            error
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let values = OutTypeArg::value_variants().iter();
+        Some(Box::new(values.filter_map(ValueEnum::to_possible_value)))
+    }
+}
+
+/// Says whether llama-quantize has a type of this name.
+fn is_quant_type(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let starts = ["q2_k", "q3_k", "q4_", "q5_", "q6_k", "iq", "tq1_0", "tq2_0", "mxfp4"];
+    starts.iter().any(|start| text.starts_with(start))
 }
 
 impl From<OutTypeArg> for OutType {

@@ -6,7 +6,7 @@ use super::context::Context;
 use super::hub;
 use super::resolve::HubReference;
 use crate::arch::ModelConfig;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CONFIG_FILE, CheckpointError};
 use crate::error::Result;
 use crate::hub::{CommitSha, RemoteHeader, RemoteHeaders, Repo, RepoKind};
 use crate::name::escape;
@@ -36,8 +36,11 @@ impl RemoteCheckpoint {
         let hub = hub::open(ctx)?;
         let headers = hub.remote_headers(&repo, &reference.revision, &ctx.progress())?;
         let label = format!("{}@{}", reference.repo, escape(&reference.revision));
-        let config = headers.config.as_deref().map(ModelConfig::parse).transpose()?;
-        let shards = shards(&headers, &PathBuf::from(&label))?;
+        let dir = PathBuf::from(&label);
+        let config = headers.config.as_deref().map(ModelConfig::parse).transpose();
+        let path = dir.join(CONFIG_FILE);
+        let config = config.map_err(|source| CheckpointError::Config { path, source })?;
+        let shards = shards(&headers, &dir)?;
         let total_bytes = headers.files.iter().map(|f| f.size).sum();
         Ok(Self { label, commit: headers.commit, config, shards, total_bytes })
     }

@@ -16,9 +16,13 @@ use crate::engine::logprobs::logprobs;
 use crate::engine::tokens::check_ids;
 use crate::error::Result;
 use crate::fsio;
+use crate::units;
 
 /// Largest file of token ids accepted.
 const IDS_BYTES_MAX: u64 = 64 << 20;
+
+/// What a file of token ids holds.
+const IDS_HELP: &str = "the file holds at least two token ids, such as 785 3838 315";
 
 /// Print the log-probabilities of given tokens
 ///
@@ -65,7 +69,12 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     };
     check_ids(&ids, checkpoint.config.text.vocab_size)?;
     if ids.len() < 2 {
-        return Err(usage(format!("{} tokens predict nothing", ids.len())));
+        let tokens = units::plural(ids.len() as u64, "token");
+        let help = match &args.input.text {
+            Some(_) => "give a --text of two tokens or more, such as 'To be or not'",
+            None => IDS_HELP,
+        };
+        return Err(usage(format!("{tokens}: nothing follows that could be scored"), help));
     }
     let precision = if args.q8_0 { WeightPrecision::Q8_0 } else { WeightPrecision::Exact };
     let model = load_model(&checkpoint, device, precision)?;
@@ -93,12 +102,12 @@ fn read_ids(path: &Path) -> Result<Vec<u32>> {
     let words = text.split(separators).filter(|word| !word.is_empty());
     let read = |word: &str| {
         let shown = crate::name::escape(&word.chars().take(20).collect::<String>());
-        word.parse().map_err(|_| usage(format!("{}: `{shown}` is no token id", path.display())))
+        let message = format!("{}: `{shown}` is no token id", path.display());
+        word.parse().map_err(|_| usage(message, IDS_HELP))
     };
     words.map(read).collect()
 }
 
-fn usage(message: String) -> crate::error::Error {
-    let help = "give at least two token ids, such as 785 3838 315";
+fn usage(message: String, help: &str) -> crate::error::Error {
     Failure::Usage(message, vec![help.into()]).into()
 }

@@ -5,10 +5,12 @@ use serde_json::json;
 
 use super::context::Context;
 use super::outcome::Outcome;
-use super::render::{BAD, GOOD, STRONG, WARN, paint};
+use super::render::{BAD, DIM, GOOD, STRONG, WARN, paint};
 use super::resolve;
 use crate::error::Result;
-use crate::ops::verify::{Hashes, Options, Report, Severity, Values, Verdict, verify};
+use crate::ops::verify::{
+    Check, Finding, Hashes, Options, Report, Severity, Values, Verdict, verify,
+};
 use crate::units;
 
 /// Check a checkpoint: hashes, headers, every expected tensor, config, tokenizer
@@ -75,17 +77,39 @@ fn problem(reports: &[(String, Report)]) -> String {
     format!("{} found", units::plural(faults as u64, "fault"))
 }
 
+/// One line a kind of fault, in the order of the checks.
 fn help(reports: &[(String, Report)]) -> Vec<String> {
-    let mut lines: Vec<String> = reports
-        .iter()
-        .filter(|(_, report)| report.hashed.iter().any(|file| !file.matches))
-        .filter(|(label, _)| label.contains('@'))
-        .map(|(label, _)| format!("`tmax-ckpt pull {label}` fetches only the bad files again"))
-        .collect();
-    if lines.is_empty() {
-        lines.push("mend what wrote the checkpoint, or fetch it again; `--json` has all".into());
+    let mut lines = Vec::new();
+    for (label, report) in reports {
+        let errors = report.findings.iter().filter(|f| f.severity == Severity::Error);
+        for line in errors.map(|finding| remedy(label, finding)) {
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
     }
     lines
+}
+
+/// What to do about one fault.
+fn remedy(label: &str, finding: &Finding) -> String {
+    let pulled = label.contains('@');
+    let subject = &finding.subject;
+    match finding.check {
+        Check::Hash | Check::Files | Check::Tokenizer if pulled => {
+            format!("`tmax-ckpt pull {label}` fetches only the bad files again")
+        }
+        Check::Hash => format!("copy {subject} again from where its hash comes from"),
+        Check::Files => format!("copy the weights of {label} again, or save them again"),
+        Check::Tokenizer => "take the tokenizer's files from the base model".into(),
+        Check::Tensors => {
+            format!("save {label} again with every tensor of its config, or take another step")
+        }
+        Check::Config => "compare config.json with that of the base model".into(),
+        Check::Values => {
+            format!("take a step before {label}: training has diverged, or the copy is bad")
+        }
+    }
 }
 
 fn human(label: &str, report: &Report) -> String {
@@ -101,6 +125,10 @@ fn human(label: &str, report: &Report) -> String {
         let tensors = units::plural(report.tensors as u64, "tensor");
         text += &format!("  {}  {tensors}: all that config.json promises\n", paint(GOOD, "ok  "));
     }
+    for unchecked in &report.unchecked {
+        let what = if unchecked.check == Check::Hash { "hashes" } else { "values" };
+        text += &format!("  {}  {what} {}\n", paint(DIM, "note"), unchecked.why);
+    }
     for finding in &report.findings {
         let mark = match finding.severity {
             Severity::Error => paint(BAD, "FAIL"),
@@ -114,6 +142,7 @@ fn human(label: &str, report: &Report) -> String {
             Verdict::LoadsWith => (paint(GOOD, "ok  "), "loads with"),
             Verdict::LoadsWrong => (paint(BAD, "FAIL"), "loads, and is wrong:"),
             Verdict::Fails => (paint(WARN, "warn"), "does not load:"),
+            Verdict::Damaged => (paint(BAD, "FAIL"), "is given damaged data:"),
             Verdict::Untried => ("  ? ".into(), "not tried:"),
         };
         let line = format!("{:<17}  {word} {}", verdict.loader.name(), verdict.detail);

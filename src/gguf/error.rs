@@ -1,6 +1,8 @@
 //! What can be wrong with a GGUF file, read or planned.
 
+use super::NAME_LEN_LIMIT;
 use crate::error::{Diagnose, Kind};
+use crate::name::escape;
 
 /// Why a GGUF file was refused.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +58,13 @@ pub enum GgufError {
     #[error("tensor `{0}` stands twice")]
     DuplicateTensor(String),
     /// A tensor's name is empty, too long or hostile.
-    #[error("tensor name `{0}` is empty, longer than 63 bytes, or has control characters")]
-    TensorName(String),
+    #[error("tensor name `{name}` {why}")]
+    TensorName {
+        /// The name, escaped.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A tensor's type number is unknown.
     #[error("tensor `{name}` has unknown type {got}")]
     TensorType {
@@ -97,6 +104,21 @@ pub enum GgufError {
     /// `general.alignment` is not a power of two.
     #[error("alignment {0} is not a power of two from 1 to 65536")]
     Alignment(u64),
+}
+
+/// Checks a tensor's name, read or to be written.
+///
+/// # Errors
+/// [`GgufError::TensorName`], saying what is wrong with it.
+pub(super) fn check_tensor_name(name: &str) -> Result<(), GgufError> {
+    let why = match name {
+        "" => "is empty",
+        long if long.len() >= NAME_LEN_LIMIT => "is longer than 63 bytes",
+        hostile if hostile.chars().any(char::is_control) => "has control characters",
+        _ => return Ok(()),
+    };
+    let shown: String = name.chars().take(NAME_LEN_LIMIT).collect();
+    Err(GgufError::TensorName { name: escape(&shown), why })
 }
 
 impl Diagnose for GgufError {

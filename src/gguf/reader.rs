@@ -6,10 +6,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::error::check_tensor_name;
 use super::metadata::ARRAY_TYPE;
 use super::{
-    Array, DEFAULT_ALIGNMENT, DIMS_MAX, GgufError, MAGIC, Metadata, NAME_LEN_LIMIT, TensorSpec,
-    TensorType, Value,
+    Array, DEFAULT_ALIGNMENT, DIMS_MAX, GgufError, MAGIC, Metadata, TensorSpec, TensorType, Value,
 };
 use crate::fsio::Mapped;
 use crate::name::escape;
@@ -247,9 +247,7 @@ impl<'a> Cursor<'a> {
     fn tensor(&mut self) -> Result<(TensorSpec, u64), GgufError> {
         const WHAT: &str = "tensor table";
         let name = self.string("tensor name", LEN_MAX)?;
-        if name.is_empty() || name.len() >= NAME_LEN_LIMIT || name.chars().any(char::is_control) {
-            return Err(GgufError::TensorName(escape(name)));
-        }
+        check_tensor_name(name)?;
         let dims = self.u32(WHAT)?;
         if dims as usize > DIMS_MAX {
             let most = DIMS_MAX as u64;

@@ -5,8 +5,9 @@
 
 use std::collections::HashSet;
 
+use super::error::check_tensor_name;
 use super::metadata::encode_str;
-use super::{DEFAULT_ALIGNMENT, DIMS_MAX, GgufError, MAGIC, Metadata, NAME_LEN_LIMIT, TensorType};
+use super::{DEFAULT_ALIGNMENT, DIMS_MAX, GgufError, MAGIC, Metadata, TensorType};
 use crate::name::escape;
 
 /// The version that is written.
@@ -112,9 +113,7 @@ fn check_unique(metadata: &Metadata, tensors: &[TensorSpec]) -> Result<(), GgufE
     }
     let mut names = HashSet::new();
     for tensor in tensors {
-        if tensor.name.is_empty() || tensor.name.len() >= NAME_LEN_LIMIT {
-            return Err(GgufError::TensorName(escape(&tensor.name)));
-        }
+        check_tensor_name(&tensor.name)?;
         if !names.insert(tensor.name.as_str()) {
             return Err(GgufError::DuplicateTensor(escape(&tensor.name)));
         }
@@ -160,7 +159,7 @@ mod tests {
         let twice = [spec("t", &[1], TensorType::F32), spec("t", &[1], TensorType::F32)];
         assert!(matches!(encode(&empty, &twice), Err(GgufError::DuplicateTensor(_))));
         let long = [spec(&"x".repeat(64), &[1], TensorType::F32)];
-        assert!(matches!(encode(&empty, &long), Err(GgufError::TensorName(_))));
+        assert!(matches!(encode(&empty, &long), Err(GgufError::TensorName { .. })));
         for shape in [&[2, 33][..], &[0, 32], &[], &[1, 1, 1, 1, 32], &[1 << 40, 1 << 40]] {
             let bad = [spec("t", shape, TensorType::Q8_0)];
             assert!(matches!(encode(&empty, &bad), Err(GgufError::Shape { .. })), "{shape:?}");

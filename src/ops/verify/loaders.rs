@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+use super::{Check, Report, Severity};
 use crate::arch::{Architecture, Fused, Namespace, Part};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::expect::{Problem, compare};
@@ -49,6 +50,8 @@ pub enum Verdict {
     LoadsWrong,
     /// It does not load.
     Fails,
+    /// The layout is one that it loads; a file is damaged.
+    Damaged,
     /// Nothing speaks against it, and nobody has tried.
     Untried,
 }
@@ -141,6 +144,27 @@ pub fn verdicts(checkpoint: &Checkpoint) -> Vec<LoaderVerdict> {
     .into_iter()
     .map(|(loader, (verdict, detail))| LoaderVerdict { loader, verdict, detail })
     .collect()
+}
+
+/// Takes back what was said for the layout where a file is damaged or a value is none.
+pub(super) fn mind_damage(report: &mut Report) {
+    let damage = report.findings.iter().find(|finding| {
+        finding.severity == Severity::Error
+            && matches!(
+                finding.check,
+                Check::Hash | Check::Files | Check::Tokenizer | Check::Values
+            )
+    });
+    let Some(subject) = damage.map(|finding| finding.subject.clone()) else { return };
+    for loader in &mut report.loaders {
+        let layout = match loader.verdict {
+            Verdict::Loads | Verdict::Untried => "the layout alone is right".to_owned(),
+            Verdict::LoadsWith => format!("the layout alone loads with {}", loader.detail),
+            Verdict::LoadsWrong | Verdict::Damaged | Verdict::Fails => continue,
+        };
+        loader.verdict = Verdict::Damaged;
+        loader.detail = format!("{subject}; {layout}");
+    }
 }
 
 type Judgement = (Verdict, String);

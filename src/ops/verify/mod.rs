@@ -112,6 +112,15 @@ pub struct HashedFile {
     pub matches: bool,
 }
 
+/// What was not looked at: no finding about it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unchecked {
+    /// What it is.
+    pub check: Check,
+    /// Why, and how to have it checked.
+    pub why: String,
+}
+
 /// All that was found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
@@ -119,6 +128,8 @@ pub struct Report {
     pub hashed: Vec<HashedFile>,
     /// The number of tensors seen.
     pub tensors: usize,
+    /// What was not looked at.
+    pub unchecked: Vec<Unchecked>,
     /// What is wrong, in the order of the checks.
     pub findings: Vec<Finding>,
     /// Which programs will load it; empty if it cannot even be opened.
@@ -150,19 +161,58 @@ pub fn verify(dir: &Path, options: &Options<'_>, progress: &dyn Progress) -> Res
         expected.extend(sums);
         hashes::check(dir, &expected, &mut report, progress);
     }
+    report.unchecked = unchecked(options, &report.hashed);
     match Checkpoint::open(dir) {
         Ok(checkpoint) => check_contents(&checkpoint, options, &mut report, progress)?,
         Err(error) => {
+            let mut faults = Vec::new();
+            structure::remaining_faults(dir, &mut faults);
             let cause = error.causes().join(": ");
-            let message =
-                if cause.is_empty() { error.to_string() } else { format!("{error}: {cause}") };
-            report.findings.push(Finding::error(Check::Files, "tensors", message));
-            structure::remaining_faults(dir, &mut report.findings);
+            // Opening stops at a file that is listed here too.
+            if !faults.iter().any(|fault| fault.message == cause) {
+                let message =
+                    if cause.is_empty() { error.to_string() } else { format!("{error}: {cause}") };
+                report.findings.push(Finding::error(Check::Files, "tensors", message));
+            }
+            report.findings.extend(faults);
             tokenizer::check(dir, &config, &mut report.findings);
         }
     }
+    report.findings = one_a_file(std::mem::take(&mut report.findings));
     report.findings.sort_by_key(|f| f.severity);
+    loaders::mind_damage(&mut report);
     Ok(report)
+}
+
+fn unchecked(options: &Options<'_>, hashed: &[HashedFile]) -> Vec<Unchecked> {
+    let mut list = Vec::new();
+    let mut add = |check, why: &str| list.push(Unchecked { check, why: why.into() });
+    if options.hashes == Hashes::Skip {
+        add(Check::Hash, "not computed, as asked");
+    } else if hashed.is_empty() {
+        add(Check::Hash, "none to check against: no SHA256SUMS, and no snapshot of the Hub cache");
+    }
+    if options.values == Values::Skip {
+        add(Check::Values, "not read; --finite looks for NaN and infinity");
+    }
+    list
+}
+
+/// Joins the faults of one damaged file: a wrong hash and what follows from it are one fault.
+fn one_a_file(findings: Vec<Finding>) -> Vec<Finding> {
+    let of_file = |f: &Finding| {
+        f.severity == Severity::Error
+            && matches!(f.check, Check::Hash | Check::Files | Check::Tokenizer)
+    };
+    let mut joined: Vec<Finding> = Vec::new();
+    for finding in findings {
+        let same = |f: &&mut Finding| of_file(f) && f.subject == finding.subject;
+        match joined.iter_mut().find(same).filter(|_| of_file(&finding)) {
+            Some(first) => first.message += &format!("; {}", finding.message),
+            None => joined.push(finding),
+        }
+    }
+    joined
 }
 
 fn check_contents(

@@ -1,0 +1,202 @@
+//! What `verify` and its neighbours say, as a user reads it.
+
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+use tmax_ckpt::arch::{Namespace, Part};
+
+use crate::checkpoint::{promised, renamed, tiny_config, write_checkpoint};
+use crate::cli::binary;
+
+/// A tokenizer of as many tokens as the tiny config has rows.
+const TOKENIZER: &str = r#"{"model":{"vocab":{"a":0,"b":1}},"added_tokens":[]}"#;
+
+fn run(home: &Path, args: &[&str]) -> Output {
+    binary(home).args(args).output().expect("runs")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A sound checkpoint in `home/ckpt`.
+fn sound(home: &Path) -> std::path::PathBuf {
+    let config = tiny_config(true, true).replace(r#""mtp_num_hidden_layers":1"#, r#""x":1"#);
+    let text = renamed(&promised(&config, &[Part::Text]), |n| Namespace::Composite.stored(n));
+    let dir = home.join("ckpt");
+    write_checkpoint(&dir, &config, &text);
+    std::fs::write(dir.join("tokenizer.json"), TOKENIZER).expect("writes");
+    dir
+}
+
+fn write_sums(dir: &Path, names: &[&str]) {
+    use sha2::{Digest as _, Sha256};
+    let line = |name: &&str| {
+        let digest = Sha256::digest(std::fs::read(dir.join(name)).expect("reads"));
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{hex}  {name}\n")
+    };
+    std::fs::write(dir.join("SHA256SUMS"), names.iter().map(line).collect::<String>())
+        .expect("writes");
+}
+
+#[test]
+fn what_was_not_checked_is_said() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let dir = sound(home.path());
+    let text = out(&run(home.path(), &["verify", "./ckpt"]));
+    assert!(text.contains("note  hashes none to check against: no SHA256SUMS"), "{text}");
+    assert!(text.contains("note  values not read; --finite looks for NaN"), "{text}");
+    let document = run(home.path(), &["verify", "./ckpt", "--finite", "--no-hash", "--json"]);
+    let document: Value = serde_json::from_slice(&document.stdout).expect("JSON");
+    let unchecked = &document["checkpoints"][0]["report"]["unchecked"];
+    assert_eq!(unchecked.as_array().expect("a list").len(), 1);
+    assert_eq!(unchecked[0]["check"], "hash");
+    assert!(unchecked[0]["why"].as_str().expect("text").contains("as asked"));
+    write_sums(&dir, &["config.json", "model.safetensors"]);
+    let text = out(&run(home.path(), &["verify", "./ckpt", "--finite"]));
+    assert!(text.contains("2 files") && !text.contains("note"), "{text}");
+}
+
+#[test]
+fn a_damaged_file_is_one_fault_and_no_loader_is_ok_beside_it() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let dir = sound(home.path());
+    write_sums(&dir, &["model.safetensors"]);
+    let whole = std::fs::read(dir.join("model.safetensors")).expect("reads");
+
+    // A cut file has the wrong hash and cannot be opened: one fault.
+    std::fs::write(dir.join("model.safetensors"), &whole[..whole.len() - 1]).expect("writes");
+    let cut = run(home.path(), &["verify", "./ckpt"]);
+    assert_eq!(cut.status.code(), Some(1), "{cut:?}");
+    assert_eq!(out(&cut).matches("FAIL").count(), 1, "{}", out(&cut));
+    assert!(
+        out(&cut).contains("sha256") && out(&cut).contains("; the header describes a file of"),
+        "{}",
+        out(&cut)
+    );
+    assert!(err(&cut).contains("error: 1 of 1 file does not match"), "{}", err(&cut));
+    assert!(err(&cut).contains("help: copy model.safetensors again"), "{}", err(&cut));
+    std::fs::remove_file(dir.join("SHA256SUMS")).expect("removes");
+    let cut = run(home.path(), &["verify", "./ckpt"]);
+    assert_eq!(out(&cut).matches("FAIL").count(), 1, "{}", out(&cut));
+    assert!(err(&cut).contains("error: 1 fault found"), "{}", err(&cut));
+
+    // A flipped bit opens, and no loader is told to be fine with it.
+    std::fs::write(dir.join("model.safetensors"), &whole).expect("writes");
+    write_sums(&dir, &["model.safetensors", "config.json"]);
+    let mut flipped = whole.clone();
+    *flipped.last_mut().expect("bytes") ^= 1;
+    std::fs::write(dir.join("model.safetensors"), flipped).expect("writes");
+    let damaged = run(home.path(), &["verify", "./ckpt"]);
+    let text = out(&damaged);
+    let loader = |name: &str| {
+        // The loaders come last; a finding may name one too.
+        text.lines().rfind(|l| l.contains(name)).expect("a line of the loader").to_owned()
+    };
+    for name in ["vLLM 0.19.1", "transformers 5.17", "SGLang", "llama.cpp"] {
+        assert!(loader(name).starts_with("  FAIL"), "{text}");
+        assert!(loader(name).contains("is given damaged data: model.safetensors"), "{text}");
+    }
+    assert!(loader("vLLM").contains("loads with --language-model-only"), "{text}");
+    assert!(err(&damaged).contains("1 of 2 files does not match"), "{}", err(&damaged));
+}
+
+#[test]
+fn help_is_about_the_fault() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let dir = sound(home.path());
+    let too_many = TOKENIZER.replace("\"b\":1", "\"b\":96");
+    std::fs::write(dir.join("tokenizer.json"), too_many).expect("writes");
+    let output = run(home.path(), &["verify", "./ckpt"]);
+    assert!(err(&output).contains("help: take the tokenizer's files from the base"), "{output:?}");
+    assert!(!out(&output).contains("ok    vLLM"), "{}", out(&output));
+
+    std::fs::write(dir.join("tokenizer.json"), TOKENIZER).expect("writes");
+    let path = dir.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let end = bytes.len();
+    bytes[end - 2..].copy_from_slice(&0x7fc0_u16.to_le_bytes());
+    std::fs::write(&path, bytes).expect("writes");
+    let output = run(home.path(), &["verify", "./ckpt", "--finite"]);
+    assert!(err(&output).contains("help: take a step before ./ckpt"), "{output:?}");
+
+    let config = tiny_config(true, true);
+    let mut tensors = promised(&config, &[Part::Text]);
+    tensors.retain(|t| !t.name.as_str().ends_with("3.self_attn.k_proj.weight"));
+    write_checkpoint(&dir, &config, &tensors);
+    let output = run(home.path(), &["verify", "./ckpt"]);
+    assert!(err(&output).contains("help: save ./ckpt again with every tensor"), "{output:?}");
+}
+
+#[test]
+fn a_config_that_cannot_be_used_is_named_with_its_path() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    sound(home.path());
+    std::fs::create_dir(home.path().join("other")).expect("makes");
+    let config = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama"}"#;
+    std::fs::write(home.path().join("other/config.json"), config).expect("writes");
+    let output = run(home.path(), &["verify", "./ckpt", "./other", "--json"]);
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    let error: Value = serde_json::from_slice(&output.stderr).expect("JSON");
+    assert_eq!(error["kind"], "unsupported_architecture");
+    assert_eq!(error["message"], "./other/config.json cannot be used");
+    assert_eq!(error["causes"][0], "architecture `LlamaForCausalLM` is not supported");
+    assert!(error["help"][0].as_str().expect("text").starts_with("supported: "));
+}
+
+#[test]
+fn quiet_prints_names_alone() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let dir = sound(home.path());
+    let copy = home.path().join("copy");
+    std::fs::create_dir(&copy).expect("makes");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(dir.join(name), copy.join(name)).expect("copies");
+    }
+    let equal = run(home.path(), &["diff", "./ckpt", "./copy", "-q"]);
+    assert_eq!((equal.status.code(), out(&equal).as_str()), (Some(0), ""), "{equal:?}");
+    let mut bytes = std::fs::read(copy.join("model.safetensors")).expect("reads");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    std::fs::write(copy.join("model.safetensors"), bytes).expect("writes");
+    let other = run(home.path(), &["diff", "./ckpt", "./copy", "-q"]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    assert_eq!(out(&other).lines().count(), 1, "{other:?}");
+    assert!(out(&other).starts_with("model."), "{other:?}");
+    let silent = run(home.path(), &["diff", "./ckpt", "./copy", "-qq"]);
+    assert!(silent.stdout.is_empty() && silent.stderr.is_empty(), "{silent:?}");
+
+    std::fs::write(home.path().join("file"), "x").expect("writes");
+    let doctor = run(home.path(), &["doctor", "--offline", "-q", "--cache-dir", "file/hub"]);
+    assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
+    assert!(out(&doctor).lines().any(|line| line == "cache"), "{doctor:?}");
+    assert!(out(&doctor).lines().all(|line| !line.contains(' ')), "{doctor:?}");
+}
+
+#[test]
+fn texts_without_tokens_and_types_to_come_get_the_right_help() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf/untied");
+    let ckpt = fixture.to_str().expect("UTF-8");
+    let output = run(home.path(), &["logprobs", ckpt, "--text", ""]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(err(&output).contains("help: give a --text of two tokens or more"), "{output:?}");
+    std::fs::write(home.path().join("ids"), "5").expect("writes");
+    let output = run(home.path(), &["logprobs", ckpt, "--token-ids", "ids"]);
+    assert!(err(&output).contains("1 token: ") && err(&output).contains("two token ids"));
+
+    for word in ["q4_k_m", "Q6_K", "iq4_xs"] {
+        let output = run(home.path(), &["export", "gguf", ckpt, "--outtype", word]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let says = format!("error: --outtype {word} is not available yet; available are f32, f16");
+        assert!(err(&output).contains(&says), "{output:?}");
+        assert!(err(&output).contains("`llama-quantize` makes"), "{output:?}");
+    }
+    let output = run(home.path(), &["export", "gguf", ckpt, "--outtype", "bf61"]);
+    assert!(err(&output).contains("similar value exists: 'bf16'"), "{output:?}");
+}
