@@ -5,8 +5,8 @@
 #
 # Builds `local_cas_server` (crate xet-client, feature simulation) into
 # ${XDG_CACHE_HOME:-~/.cache}/tmax-ckpt-peers, or takes $LOCAL_CAS_SERVER; uploads a file with
-# hf_xet; serves the Hub's side with nginx. The file is also on the Hub's CDN, so that the log tells
-# which way its bytes came. Needs python3, curl, nginx, cargo.
+# hf_xet; serves the Hub's side with nginx, first with the redirect to a CDN that the Hub gives too,
+# then without. Needs python3, curl, nginx, cargo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=$(readlink -f "${1:-target/debug/tmax-ckpt}")
@@ -41,7 +41,8 @@ echo '{}' >"$work/tree/main/config.json"
 file=$work/tree/main/model.safetensors
 openssl enc -aes-128-ctr -pass pass:tmax -nosalt -in /dev/zero 2>/dev/null |
   head -c 50000000 >"$file" || true
-xet=$("$peers/hf/bin/python" - "$file" "$cas" <<'EOF'
+# A cache of its own: what another server was given once would not be sent to this one.
+xet=$(HF_HOME=$work/hf HF_XET_CACHE=$work/hf/xet "$peers/hf/bin/python" - "$file" "$cas" <<'EOF'
 import sys, warnings
 warnings.simplefilter("ignore")
 import hf_xet
@@ -66,14 +67,26 @@ sed -i "s|if (\$lfs) { return 302|if (\$lfs) { set \$xet $xet; } add_header X-Xe
 sed -i "s|location / {|& set \$xet \"\";|" "$state/nginx.conf"
 sed -i "s|location /api/ {|& add_header X-Xet-Cas-Url $cas; add_header X-Xet-Access-Token token; add_header X-Xet-Token-Expiration 1099511627776;|" \
   "$state/nginx.conf"
-PATH=$PATH:/usr/sbin nginx -c "$state/nginx.conf" -s reload
-sleep 1
 
-HF_ENDPOINT=$endpoint HF_HOME=$work/home "$binary" pull o/n@main --progress none
-snapshot=$(HF_ENDPOINT=$endpoint HF_HOME=$work/home "$binary" pull o/n@main -q)
-cmp "$file" "$snapshot/model.safetensors"
-sleep 1
+reload() { PATH=$PATH:/usr/sbin nginx -c "$state/nginx.conf" -s reload; sleep 1; : >"$state/access.log"; }
+
+pull() { # NAME: pulls into an empty cache, compares, and says which way the bytes came
+  local snapshot
+  snapshot=$(HF_ENDPOINT=$endpoint HF_HOME=$work/$1 "$binary" pull o/n@main -q)
+  cmp "$file" "$snapshot/model.safetensors"
+  sleep 1
+  bytes=$(grep -cE "GET /($sha|o/n/resolve/[^ ]*/model)" "$state/access.log" || true)
+  tokens=$(grep -c 'GET /api/models/o/n/xet-read-token' "$state/access.log" || true)
+  echo "$1: verified; requests for bytes over HTTP: $bytes, for a token of the CAS: $tokens"
+}
+
 sha=$(sha256sum <"$file" | cut -c1-64)
-echo "requests to the CDN: $(grep -c "GET /$sha" "$state/access.log" || true)"
-echo "requests to the CAS: $(grep -cE 'reconstruction|xorb' "$work/cas.log" || true)"
+reload
+pull both-ways
+# hf-hub 1.0 follows the redirect before it looks for the Xet hash, so that a Hub with both ways is
+# asked for the bytes over HTTP. Without the redirect there is Xet alone.
+sed -i 's|if (\$lfs) { return 302 [^}]*}||' "$state/nginx.conf"
+reload
+pull xet-alone
+[ "$bytes" = 0 ] && [ "$tokens" -gt 0 ] || { echo "not over Xet" >&2; exit 1; }
 echo "xet: ok"
