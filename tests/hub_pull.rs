@@ -197,8 +197,18 @@ fn survives(fault: Fault, times: usize) -> World {
 fn cut_connections_are_resumed_where_they_broke() {
     let world = survives(Fault::Cut(30_000), 5);
     // No byte twice: the ranges of the large file start where the cuts were.
-    let starts: Vec<_> = world.server.byte_requests().into_iter().filter_map(|s| s.range).collect();
-    assert!(starts.iter().any(|r| r.starts_with("bytes=30000-")), "{starts:?}");
+    // Which segments meet the cuts is chance; a segment may meet two.
+    let ranges: Vec<_> = world.server.byte_requests().into_iter().filter_map(|s| s.range).collect();
+    let cut = |range: &&String| {
+        let start = range.trim_start_matches("bytes=").split('-').next();
+        let start: usize = start.expect("a start").parse().expect("a number");
+        matches!(start % (LARGE / 16), 30_000 | 60_000)
+    };
+    assert!(ranges.iter().filter(cut).count() >= 3, "{ranges:?}");
+    let mut once = ranges.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), ranges.len(), "{ranges:?}");
 }
 
 #[test]
@@ -286,18 +296,23 @@ fn files_of_another_size_are_refused() {
 fn an_interrupted_pull_continues_and_fetches_only_the_rest() {
     let world = World::new();
     let commit = world.server.branch("step_100", &step(1));
-    world.server.fault("cdn/blob/", Fault::Slow(Duration::from_millis(30)), 1000);
+    world.server.fault("cdn/blob/", Fault::Slow(Duration::from_millis(100)), 1000);
     let cancel = Cancel::default();
     let hub = world.hub();
     let plan = hub.plan_pull(&request("step_100"), &silent()).expect("plans");
+    let count = Arc::new(Count::default());
+    let progress: tmax_ckpt::progress::SharedProgress = count.clone();
     let setter = std::thread::spawn({
         let cancel = cancel.clone();
         move || {
-            std::thread::sleep(Duration::from_millis(400));
+            // What arrived counts, not the time: a busy machine needs longer.
+            while count.1.load(Ordering::Relaxed) < 300_000 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             cancel.set();
         }
     });
-    let error = hub.run_pull(&plan, &silent(), &cancel).expect_err("is interrupted");
+    let error = hub.run_pull(&plan, &progress, &cancel).expect_err("is interrupted");
     setter.join().expect("joins");
     let Error::Interrupted { kept_bytes } = error else { panic!("{error}") };
     assert!(kept_bytes > 0);
