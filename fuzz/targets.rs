@@ -9,7 +9,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tmax_ckpt::arch::ModelConfig;
-use tmax_ckpt::cli::jobs::read_result;
 use tmax_ckpt::cli::resolve::Reference;
 use tmax_ckpt::cli::settings::ConfigFile;
 use tmax_ckpt::engine::endpoint::{Endpoint, EndpointOptions};
@@ -242,7 +241,8 @@ pub fn rewards(bytes: &[u8]) {
 
 /// A trial's `result.json`, as `score import` and `select --from` read it.
 pub fn trial_result(bytes: &[u8]) {
-    if let Ok(attempt) = read_result(bytes, Path::new("result.json")) {
+    if let Ok(found) = import::parse(bytes, Path::new("result.json")) {
+        let attempt = found.record;
         assert!(attempt.reward.is_none_or(|reward| (0.0..=1.0).contains(&reward)));
     }
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return };

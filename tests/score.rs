@@ -369,6 +369,9 @@ fn the_command_prints_json_lines_and_goes_on_where_it_stopped() {
         (&json!(1), &json!("tmax-ckpt.score/1"))
     );
     assert!(!dir.path().join("job").exists());
+    std::fs::write(dir.path().join("bad.yaml"), "system: [").expect("writes");
+    let refused = score(&["--agent", "oracle", "-n", "--harness", "bad.yaml"]);
+    assert_eq!(refused.status.code(), Some(6), "a dry run reads the harness file too");
     for _ in 0..2 {
         let done = score(&["--agent", "oracle", "--attempts", "2", "--json"]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -27,8 +27,7 @@ fn published_trials_give_the_known_means_and_errors() {
     assert_eq!(records.table.steps(), ["Qwen3.5-9B", "tmax-9b"]);
     assert_eq!(records.table.tasks().len(), 89);
     assert!(records.changed_tasks.is_empty() && records.unfinished == 0);
-    // Published numbers count a trial without a verdict as zero.
-    let table = records.table.missing_as_zero();
+    let table = records.table;
     let (base, tuned) = (cells(&table, 0), cells(&table, 1));
     for (cells, mean, these, new) in [(&base, 21.124, 1.21, 3.61), (&tuned, 27.191, 1.03, 4.27)] {
         let e = estimate(cells).expect("there are verdicts");
@@ -48,14 +47,94 @@ fn published_trials_give_the_known_means_and_errors() {
     close(pass_at_k(&table, 1, 5).expect("binary") * 100.0, 40.45, 0.005);
 }
 
+/// Of seven trials of `tmax-9b` without a verdict, five have no exception and two ran out of time;
+/// all count zero, and both commands say so.
 #[test]
-fn infrastructure_failures_are_counted_apart() {
+fn both_commands_count_the_same_trials_the_same_way() {
     let Some(dir) = harbor() else { return };
-    let table = jobs::read(&[dir]).expect("real jobs are readable").table;
-    let failed = |step| table.attempts(step).filter(|a| a.reward.is_none()).count();
-    assert_eq!((failed(0), failed(1)), (1, 7));
-    let verdicts = estimate(&cells(&table, 1)).expect("there are verdicts").attempts;
-    assert_eq!(verdicts, 438);
+    let text = dir.to_str().expect("the path is text");
+    let chosen = select(&["--from", text, "--json"]);
+    let chosen: serde_json::Value = serde_json::from_slice(&chosen.stdout).expect("one document");
+    let known = [("Qwen3.5-9B", 21.124, 34, 1), ("tmax-9b", 27.191, 33, 5)];
+    for (i, (name, mean, timeouts, no_verdict)) in known.into_iter().enumerate() {
+        let imported = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"))
+            .args(["score", "import", "--no-config", "--progress", "none", "--json"])
+            .arg(dir.join(name))
+            .output()
+            .expect("the program starts");
+        let lines = String::from_utf8(imported.stdout).expect("UTF-8");
+        let last = lines.lines().last().expect("a summary");
+        let imported: serde_json::Value = serde_json::from_str(last).expect("JSON");
+        let (ours, theirs) = (&chosen["steps"][i], &imported["steps"][0]);
+        close(ours["mean"].as_f64().expect("a mean") * 100.0, mean, 0.0005);
+        close(theirs["mean"].as_f64().expect("a mean") * 100.0, mean, 0.0005);
+        assert_eq!((&ours["endings"]["graded"], &theirs["scored"]), (&445.into(), &445.into()));
+        assert_eq!(ours["endings"]["timeouts"], timeouts);
+        assert_eq!(theirs["timeouts"], timeouts);
+        assert_eq!(ours["endings"]["model_failures"], no_verdict);
+        assert_eq!(theirs["no_verdict"], no_verdict);
+        assert_eq!(ours["endings"]["infrastructure_failures"], 0);
+        assert_eq!(theirs["infrastructure_failures"], 0);
+    }
+}
+
+/// Writes a trial that ended by `exception`, without a verdict.
+fn write_failure(dir: &Path, trial: &str, exception: &str) {
+    let trial = dir.join(trial);
+    std::fs::create_dir_all(&trial).expect("a scratch folder");
+    let result = serde_json::json!({
+        "task_name": "a", "verifier_result": null,
+        "exception_info": {"exception_type": exception},
+    });
+    std::fs::write(trial.join("result.json"), result.to_string()).expect("written");
+}
+
+#[test]
+fn a_failure_of_the_machine_is_never_a_zero() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    for step in ["step_1", "step_2"] {
+        write_job(&scratch.path().join(step), "a", &[1.0, 1.0]);
+    }
+    let first = scratch.path().join("step_1");
+    write_failure(&first, "t__7", "CancelledError");
+    write_failure(&first, "t__8", "RewardFileNotFoundError");
+    write_failure(&first, "t__9", "AgentTimeoutError");
+    let run = select(&["--from", scratch.path().to_str().expect("text"), "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&run.stdout).expect("one document");
+    let endings = &json["steps"][0]["endings"];
+    assert_eq!(endings["graded"], 4);
+    assert_eq!(endings["infrastructure_failures"], 1);
+    assert_eq!((&endings["timeouts"], &endings["model_failures"]), (&1.into(), &1.into()));
+    assert_eq!(json["steps"][0]["mean"], 0.5);
+}
+
+#[test]
+fn one_folder_of_several_models_is_several_steps() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let job = scratch.path().join("job");
+    for (model, reward) in [("o/n@step_20", 1.0), ("o/n@step_100", 0.0), ("o/n@step_3", 0.0)] {
+        for attempt in 0..2 {
+            let trial = job.join(format!("a__{}{attempt}", model.replace('/', "-")));
+            std::fs::create_dir_all(&trial).expect("a scratch folder");
+            let result = serde_json::json!({
+                "task_name": "a", "verifier_result": {"rewards": {"reward": reward}},
+                "exception_info": null,
+                "agent_info": {"name": "vanillux", "version": "1", "model_info": {"name": model}},
+            });
+            std::fs::write(trial.join("result.json"), result.to_string()).expect("written");
+        }
+    }
+    let run = select(&["--from", job.to_str().expect("text"), "--json"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&run.stdout).expect("one document");
+    let names: Vec<&str> = json["sources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|source| source["step"].as_str())
+        .collect();
+    assert_eq!(names, ["o/n@step_3", "o/n@step_20", "o/n@step_100"]);
+    assert_eq!(json["best"], "o/n@step_20");
 }
 
 fn select(args: &[&str]) -> std::process::Output {
@@ -78,7 +157,7 @@ fn the_command_picks_and_reports() {
     let json: serde_json::Value = serde_json::from_slice(&run.stdout).expect("one document");
     assert_eq!(json["schema"], "tmax-ckpt.select/1");
     assert_eq!(json["picked"], "tmax-9b");
-    assert_eq!(json["steps"][1]["endings"]["infrastructure_failures"], 7);
+    assert_eq!(json["steps"][1]["endings"]["graded"], 445);
     let html = std::fs::read_to_string(&page).expect("the report is there");
     assert!(html.len() < 300_000, "{} bytes", html.len());
     assert!(html.starts_with("<!doctype html>"), "{}", &html[..80]);

@@ -138,6 +138,7 @@ fn dry_run(
 ) -> Result<Outcome> {
     let tasks = crate::harness::task::load_all(&scoring.tasks)?;
     scoring.settings()?;
+    scoring.prompts()?;
     let kept = tasks.iter().filter(|t| scoring.only.is_empty() || scoring.only.contains(&t.name));
     let tasks = kept.count();
     let trials = tasks * candidates.len() * args.attempts as usize;

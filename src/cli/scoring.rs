@@ -55,7 +55,7 @@ pub struct ScoringArgs {
     /// Prompts and tool schema instead of the default ones (docs/formats/harness.md)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub harness: Option<PathBuf>,
-    /// Seed of everything random
+    /// Seed of the trials and of how they are spread
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Sampling temperature
@@ -132,6 +132,17 @@ impl ScoringArgs {
             command_timeout: Duration::from_secs(self.command_timeout),
             sampling,
             ..Settings::default()
+        })
+    }
+
+    /// Returns the prompts and the tool schema.
+    ///
+    /// # Errors
+    /// A harness file that cannot be used.
+    pub fn prompts(&self) -> Result<Prompts> {
+        Ok(match &self.harness {
+            Some(path) => Prompts::load(path)?,
+            None => Prompts::ours(),
         })
     }
 
@@ -234,10 +245,6 @@ impl ScoringArgs {
             tasks.retain(|task| self.only.contains(&task.name));
             self.check_names(&tasks)?;
         }
-        let prompts = match &self.harness {
-            Some(path) => Prompts::load(path)?,
-            None => Prompts::ours(),
-        };
         crate::fsio::create_dir_all(&dir)?;
         let cancel = CancelFlag::default();
         let spec = Spec {
@@ -247,7 +254,7 @@ impl ScoringArgs {
             tasks,
             candidates,
             attempts,
-            prompts,
+            prompts: self.prompts()?,
             settings: self.settings()?,
             seed: self.seed,
             limits: Limits::default(),

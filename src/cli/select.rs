@@ -66,7 +66,7 @@ pub struct Args {
     /// Difference that does not matter, in points of a hundred
     #[arg(long, value_name = "POINTS", default_value_t = 1.0)]
     indifference: f64,
-    /// Seed of the draws when records are read
+    /// Seed of the statistics' draws: bootstrap and posterior
     #[arg(long, value_name = "N", default_value_t = 0)]
     bootstrap_seed: u64,
     #[command(flatten)]
@@ -124,7 +124,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         baseline: args.baseline.clone(),
         confidence: args.confidence,
         indifference: args.indifference / 100.0,
-        seed: args.scoring.as_ref().map_or(args.bootstrap_seed, |scoring| scoring.seed),
+        seed: args.bootstrap_seed,
         ..Settings::default()
     };
     settings.check()?;
@@ -207,15 +207,15 @@ fn command_line(args: &Args, summary: &Summary) -> String {
             std::iter::once(format!("--metric tblite --tasks {}", scoring.tasks.display()))
                 .chain(args.checkpoints.iter().cloned())
                 .chain([format!("--output {}", args.output.display())])
-                .chain([format!("--seed {}", summary.seed)])
+                .chain([format!("--seed {}", scoring.seed)])
                 .collect()
         }
         None => std::iter::once("--from".to_owned())
             .chain(args.from.iter().map(|dir| dir.display().to_string()))
-            .chain([format!("--bootstrap-seed {}", summary.seed)])
             .collect(),
     };
     let _ = write!(line, " {} --rule {}", words.join(" "), summary.rule);
+    let _ = write!(line, " --bootstrap-seed {}", summary.seed);
     let _ = write!(line, " --confidence {}", args.confidence);
     let _ = write!(line, " --indifference {}", args.indifference);
     if let Some(baseline) = &args.baseline {
@@ -244,8 +244,8 @@ fn text(summary: &Summary) -> String {
     let width = summary.steps.iter().map(|s| s.step.chars().count()).max().unwrap_or(0).max(8);
     let versus = format!("vs {}", summary.baseline);
     let mut text = format!(
-        "{:width$}  {:>6}  {:>13}  {:>24}  {:>7}  {:>6}\n",
-        "step", "pass@1", "95% interval", versus, "P(best)", "regret"
+        "{:width$}  {:>8}  {:>6}  {:>13}  {:>24}  {:>7}  {:>6}\n",
+        "step", "estimate", "pass@1", "95% interval", versus, "P(best)", "regret"
     );
     for step in &summary.steps {
         text.push_str(&row(summary, step, width));
@@ -276,8 +276,9 @@ fn row(summary: &Summary, step: &Step, width: usize) -> String {
         String::new()
     };
     let line = format!(
-        "{:width$}  {:>6.1}  {interval:>13}  {versus:>24}  {:>7}  {:>6.1}  {mark}",
+        "{:width$}  {:>8.1}  {:>6.1}  {interval:>13}  {versus:>24}  {:>7}  {:>6.1}  {mark}",
         step.step,
+        step.estimate * 100.0,
         step.mean * 100.0,
         report::probability(step.p_best),
         step.regret * 100.0,

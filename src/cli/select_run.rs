@@ -7,15 +7,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::context::Context;
 use super::failure::Failure;
-use super::jobs::{Records, Source};
+use super::jobs::{self, Records, Source, attempt};
 use super::scoring::{Model, ScoringArgs, with_job_help};
 use crate::error::Result;
 use crate::harness::job::{Candidate, Job};
-use crate::harness::record::{self, TrialRecord};
+use crate::harness::record::TrialRecord;
 use crate::harness::trial::Trial;
 use crate::select::allocate::{Allocation, Allocator, Ask, Budget, Spent};
 use crate::select::rasch::Prior;
-use crate::select::records::{Attempt, Outcome, Table};
+use crate::select::records::Table;
 use crate::select::rng::Rng;
 use crate::select::stop::{Beliefs, StopRule, TieRule};
 
@@ -267,27 +267,10 @@ impl<'a> Run<'a> {
                 model: Some(format!("{}@{}", candidate.repository, candidate.commit)),
                 agent: Some(candidate.who.word().to_owned()),
                 trials: *trials,
-                sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+                sha256: jobs::hex(hash),
             })
             .collect();
         Records { table: self.table, sources, unfinished: 0, changed_tasks: Vec::new() }
-    }
-}
-
-fn attempt(record: &TrialRecord) -> Attempt {
-    let outcome = match record.outcome {
-        record::Outcome::Infrastructure => Outcome::Infrastructure,
-        record::Outcome::AgentTimeout => Outcome::Timeout,
-        record::Outcome::NoVerdict => Outcome::ModelFailure,
-        record::Outcome::Scored => Outcome::Finished,
-    };
-    Attempt {
-        outcome,
-        reward: record.score(),
-        tokens: record.completion_tokens,
-        turns: record.turns,
-        format_errors: record.format_errors,
-        secs: record.agent_secs,
     }
 }
 

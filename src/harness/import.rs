@@ -8,9 +8,11 @@ use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result};
 use super::record::{Outcome, TrialRecord, classify};
-use super::verifier;
+use super::{digest, verifier};
 use crate::fsio;
 
+const RESULT: &str = "result.json";
+/// The most that a `result.json` may have; real ones have 4 kB.
 const RESULT_BYTES_MAX: u64 = 256 << 20;
 
 /// What a folder holds.
@@ -22,12 +24,86 @@ pub struct Imported {
     pub unfinished: Vec<PathBuf>,
 }
 
+/// One trial's result, with what statistics do not need but a report shows.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The record; its attempt is 0 unless the result says more.
+    pub record: TrialRecord,
+    /// The digest of the task.
+    pub task_digest: Option<String>,
+    /// The model, as the result names it.
+    pub model: Option<String>,
+    /// The agent and its version, as the result names them.
+    pub agent: Option<String>,
+    /// SHA-256 of the result's bytes.
+    pub sha256: String,
+    attempt: Option<u64>,
+    started_at: String,
+}
+
+/// Says whether a folder is that of a finished trial; a job folder's own result names no task.
+#[must_use]
+pub fn is_trial(dir: &Path) -> bool {
+    fsio::read_capped(&dir.join(RESULT), RESULT_BYTES_MAX)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+        .is_some_and(|result| result["task_name"].is_string())
+}
+
+/// Says whether a folder is that of a trial which was begun and has no result.
+#[must_use]
+pub fn is_unfinished(dir: &Path) -> bool {
+    dir.join("config.json").is_file() && !dir.join(RESULT).is_file()
+}
+
+/// Reads the result in a trial's folder; `None` if there is none.
+///
+/// # Errors
+/// [`Error::Record`] when it is not a trial's or its reward is not in `[0, 1]`; [`Error::File`].
+pub fn trial(dir: &Path) -> Result<Option<Found>> {
+    let path = dir.join(RESULT);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    parse(&fsio::read_capped(&path, RESULT_BYTES_MAX)?, &path).map(Some)
+}
+
+/// Reads one trial's `result.json`, which is at `path`.
+///
+/// # Errors
+/// [`Error::Record`] when it is not a trial's or its reward is not in `[0, 1]`.
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Found> {
+    let bad = |reason: String| Error::Record { path: path.to_owned(), reason };
+    let result: Value =
+        serde_json::from_slice(bytes).map_err(|e| bad(format!("it is not JSON: {e}")))?;
+    if !result["task_name"].is_string() {
+        return Err(bad("it names no task".into()));
+    }
+    check_reward(&result, path)?;
+    let name = fsio::parent(path).file_name().unwrap_or_default().to_string_lossy();
+    let record = record_of(&result, &name);
+    if let Some(reward) = record.reward.filter(|reward| !(0.0..=1.0).contains(reward)) {
+        return Err(bad(format!("reward {reward} is not in [0, 1]")));
+    }
+    let text = |pointer: &str| result.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let version = text("/agent_info/version").unwrap_or_default();
+    Ok(Found {
+        record,
+        task_digest: text("/task_checksum"),
+        model: text("/agent_info/model_info/name"),
+        agent: text("/agent_info/name").map(|name| format!("{name} {version}").trim_end().into()),
+        sha256: digest::hex(bytes),
+        attempt: result.pointer("/agent_result/metadata/attempt").and_then(Value::as_u64),
+        started_at: text("/started_at").unwrap_or_default(),
+    })
+}
+
 /// Reads a job folder.
 ///
 /// Attempts are numbered as the records say; where they do not, by the time they started.
 ///
 /// # Errors
-/// [`Error::Record`] when a result is not one; [`Error::File`].
+/// [`Error::Record`] as [`trial`]; [`Error::File`].
 pub fn read(dir: &Path) -> Result<Imported> {
     let entries = std::fs::read_dir(dir).map_err(fsio::Error::io("list", dir))?;
     let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
@@ -36,19 +112,11 @@ pub fn read(dir: &Path) -> Result<Imported> {
     let mut imported = Imported::default();
     let mut begun = Vec::new();
     for path in dirs {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = path.join("result.json");
-        if !file.is_file() {
-            if name.contains("__") {
-                imported.unfinished.push(path);
-            }
-            continue;
+        match trial(&path)? {
+            Some(found) => begun.push((found.attempt, found.started_at, found.record)),
+            None if is_unfinished(&path) => imported.unfinished.push(path),
+            None => {}
         }
-        let result = read_json(&file)?;
-        let attempt = result.pointer("/agent_result/metadata/attempt").and_then(Value::as_u64);
-        let started = result["started_at"].as_str().unwrap_or_default().to_owned();
-        check_reward(&result, &file)?;
-        begun.push((attempt, started, record_of(&result, &name)));
     }
     imported.records = number_attempts(begun);
     Ok(imported)
@@ -64,12 +132,6 @@ fn check_reward(result: &Value, path: &Path) -> Result<()> {
     let shown: String = crate::name::escape(&reward.to_string()).chars().take(60).collect();
     let reason = format!("reward {shown} is not in [0, 1]");
     Err(Error::Record { path: path.to_owned(), reason })
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let bytes = fsio::read_capped(path, RESULT_BYTES_MAX)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::Record { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// Sorts, and gives a number to the attempts that have none.
