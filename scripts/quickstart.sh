@@ -24,21 +24,27 @@ run() {
 run cargo build --locked
 PATH=$PWD/target/debug:$PATH
 
-trap 'scripts/local-hub.sh stop "$PORT"' EXIT
+ROOT=$PWD
+trap '"$ROOT"/scripts/local-hub.sh stop "$PORT"' EXIT
 run scripts/local-hub.sh start fixtures/tiny-raw "$PORT" "$REPO"
 export HF_ENDPOINT=http://127.0.0.1:$PORT HF_HUB_CACHE=$WORK/hub
 unset HF_TOKEN HF_HUB_OFFLINE
 
+# In a folder of its own, so that the names in the output are short.
+cd "$WORK"
+STEPS=(step_175 step_300 step_600 step_660)
+
 run tmax-ckpt steps "$REPO"
 run tmax-ckpt pull "$REPO" --revision 'step_*'
 run tmax-ckpt verify "$REPO@step_*"
-
+for step in "${STEPS[@]}"; do
+  run tmax-ckpt strip "$REPO@$step" -o "text/$step"
+done
 # Enough trials to see it work; without --budget it goes on until it is sure.
-run tmax-ckpt select "$REPO@step_175" "$REPO@step_300" "$REPO@step_600" "$REPO@step_660" \
-  --metric tblite --tasks fixtures/tasks --budget 96 -o "$WORK/jobs" --report "$WORK/select.html"
-best=$(tmax-ckpt select --from "$WORK/jobs" -q)
-best=${best##*@}
-run tmax-ckpt strip "$REPO@$best" -o "$WORK/text"
-run tmax-ckpt export --format gguf "$WORK/text" --outtype q8_0 -o "$WORK/$best.gguf"
+run tmax-ckpt select "${STEPS[@]/#/text/}" --metric tblite --tasks "$ROOT/fixtures/tasks" --budget 96 \
+  -o jobs --report select.html
+best=$(tmax-ckpt select --from jobs -q)
+run tmax-ckpt export --format gguf "$best" --outtype q8_0
 
-printf '\nThe step %s, stripped, is in %s/text; the report is %s/select.html\n' "$best" "$WORK" "$WORK"
+printf '\nAll of it is in %s: the best step in %s, its GGUF, and the report, select.html\n' \
+  "$WORK" "$best"
