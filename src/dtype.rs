@@ -130,6 +130,20 @@ pub fn widen_to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Returns the first finite value of `wide` that is infinite in `narrow`, which
+/// [`narrow_from_f32`] made of it.
+#[must_use]
+pub fn first_overflow(dtype: Dtype, wide: &[f32], narrow: &[u8]) -> Option<f32> {
+    let infinity: u16 = match dtype {
+        Dtype::F16 => 0x7c00,
+        Dtype::Bf16 => 0x7f80,
+        _ => return None,
+    };
+    let is_infinite = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes) & 0x7fff == infinity;
+    let pairs = narrow.as_chunks::<2>().0.iter().zip(wide);
+    pairs.into_iter().find(|(b, v)| is_infinite(b) && v.is_finite()).map(|(_, value)| *value)
+}
+
 /// Narrows f32 to `dtype`, little-endian, rounding to nearest even. A NaN stays a quiet NaN.
 ///
 /// # Panics

@@ -65,6 +65,7 @@ impl Diagnose for Error {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Kind::NotFound,
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Resources,
+                io::ErrorKind::PermissionDenied => Kind::Auth,
                 _ => Kind::Usage,
             },
             Self::TooLarge { .. } => Kind::BadData,
@@ -115,8 +116,36 @@ pub fn read_capped(path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     // A growing file or a device could pass the check above: cap the read too.
-    file.take(cap_bytes).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    file.take(cap_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    let len_bytes = bytes.len() as u64;
+    if len_bytes > cap_bytes {
+        return Err(Error::TooLarge { path: path.to_owned(), len_bytes, cap_bytes });
+    }
     Ok(bytes)
+}
+
+/// Lists the files below a folder as sorted relative paths; links are listed, not followed.
+///
+/// # Errors
+/// [`Error::Io`]; a name that is not UTF-8 is [`io::ErrorKind::InvalidFilename`].
+pub fn files_below(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let at = dir.join(&folder);
+        for entry in std::fs::read_dir(&at).map_err(Error::io("list", &at))? {
+            let entry = entry.map_err(Error::io("list", &at))?;
+            let bad_name = |_| Error::io("list", &at)(io::ErrorKind::InvalidFilename.into());
+            let name = entry.file_name().into_string().map_err(bad_name)?;
+            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            match entry.file_type().map_err(Error::io("stat", &at))?.is_dir() {
+                true => folders.push(path),
+                false => names.push(path),
+            }
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// A read-only map of a whole file.

@@ -279,6 +279,32 @@ fn a_nan_stops_before_the_file_has_its_name() {
 }
 
 #[test]
+fn a_value_too_large_for_the_type_is_refused() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let ckpt = copy("untied", &dir);
+    edit_tensors(&ckpt, |tensors| {
+        let (_, shape, data) = tensors.get_mut("model.layers.1.mlp.up_proj.weight").expect("there");
+        let at = (5 * shape[1] + 3) * 2;
+        data[at..at + 2].copy_from_slice(&0x4b80_u16.to_le_bytes());
+    });
+    let out = tempfile::tempdir().expect("a temp dir");
+    // 2^24 is 256 times what f16 holds, and its block's scale would be twice that.
+    for (outtype, name) in [(OutType::F16, "F16"), (OutType::Q8_0, "Q8_0")] {
+        let error = export(&ckpt, &options(&out.path().join("x.gguf"), outtype));
+        let error = error.expect_err("it would become infinite");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "tensor `model.layers.1.mlp.up_proj.weight` has 16777216 in row 5, which {name} \
+                 cannot hold"
+            )
+        );
+        assert!(names(out.path()).is_empty());
+    }
+    export(&ckpt, &options(&out.path().join("x.gguf"), OutType::Bf16)).expect("bf16 holds it");
+}
+
+#[test]
 fn a_cancelled_export_has_no_name_and_the_next_one_goes_on() {
     let out = tempfile::tempdir().expect("a temp dir");
     let checkpoint = Checkpoint::open(&fixture("vl")).expect("opens");

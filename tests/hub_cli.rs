@@ -75,6 +75,66 @@ fn steps_and_pull_print_what_scripts_need() {
     assert!(words.contains("`tmax-ckpt pull o/n@step_100` would fetch it"), "{words}");
 }
 
+/// Serves a fixture checkpoint as a step.
+fn checkpoint_world() -> (tempfile::TempDir, Server) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-raw/step_600");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("lists") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let bytes = std::fs::read(&path).expect("reads");
+        files.push(match String::from_utf8(bytes) {
+            Ok(text) => Content::text(&name, &text),
+            Err(error) => Content::lfs(&name, error.into_bytes()),
+        });
+    }
+    let server = Server::start();
+    server.branch("step_600", &files);
+    (tempfile::tempdir().expect("a temp dir"), server)
+}
+
+/// Changes one byte, and sets the time of the file back to what it was.
+fn rot(path: &Path) {
+    let time = path.metadata().expect("stats").modified().expect("a time");
+    let mut bytes = std::fs::read(path).expect("reads");
+    let at = bytes.len() - 10;
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).expect("writes");
+    let file = std::fs::File::options().write(true).open(path).expect("opens");
+    file.set_modified(time).expect("sets the time");
+}
+
+#[test]
+fn what_verify_finds_damaged_the_next_pull_mends() {
+    let (home, server) = checkpoint_world();
+    let weights = home.path().join("mine/model.safetensors");
+    for target in [vec![], vec!["--local-dir", "mine"]] {
+        let pull: Vec<&str> =
+            [["pull", "o/n@step_600", "-q"].as_slice(), target.as_slice()].concat();
+        let folder = stdout(&run(home.path(), &server, &pull)).trim().to_owned();
+        let path =
+            home.path().join(&folder).join("model.safetensors").canonicalize().expect("there");
+        let right = std::fs::read(&path).expect("reads");
+        let check = || run(home.path(), &server, &["verify", &folder, "--json"]);
+        let report: Value = serde_json::from_str(&stdout(&check())).expect("JSON");
+        let hashed = report["checkpoints"][0]["report"]["hashed"].as_array().expect("a list");
+        assert!(hashed.iter().any(|file| file["name"] == "model.safetensors"), "{report}");
+
+        rot(&path);
+        assert_eq!(check().status.code(), Some(1));
+        stdout(&run(home.path(), &server, &pull));
+        assert!(std::fs::read(&path).expect("reads") == right, "{target:?}");
+        stdout(&check());
+    }
+    // An older file of the same size, laid over a pulled one, is not taken for it.
+    let right = std::fs::read(&weights).expect("reads");
+    std::fs::write(&weights, vec![0; right.len()]).expect("writes");
+    let file = std::fs::File::options().write(true).open(&weights).expect("opens");
+    file.set_modified(std::time::UNIX_EPOCH + Duration::from_hours(24)).expect("sets the time");
+    stdout(&run(home.path(), &server, &["pull", "o/n@step_600", "--local-dir", "mine"]));
+    assert!(std::fs::read(&weights).expect("reads") == right);
+}
+
 #[test]
 fn the_token_is_in_no_log() {
     let (home, server) = world();

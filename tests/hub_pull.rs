@@ -407,7 +407,7 @@ fn hostile_names_write_nothing() {
 fn too_large_for_the_disk_is_said_before_the_first_byte() {
     let world = World::with_step();
     let oid = "0".repeat(40);
-    let list = format!(r#"[{{"type":"file","oid":"{oid}","size":{},"path":"a"}}]"#, 1_u64 << 60);
+    let list = format!(r#"[{{"type":"file","oid":"{oid}","size":{},"path":"a"}}]"#, 1_u64 << 44);
     world.server.set_tree(&list);
     let error = world.pull("step_100").expect_err("no room");
     assert_eq!(error.kind(), Kind::Resources);

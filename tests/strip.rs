@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tmax_ckpt::arch::{Namespace, Part};
 use tmax_ckpt::checkpoint::{Checkpoint, TensorSet};
 use tmax_ckpt::dtype::Dtype;
+use tmax_ckpt::fsio;
 use tmax_ckpt::ops::strip::{Layout, Mtp, Options, plan};
 use tmax_ckpt::ops::verify::{self, Finding, Severity, Values, Verdict};
 use tmax_ckpt::ops::{reshard, strip};
@@ -33,9 +34,11 @@ fn never() -> Cancel {
 }
 
 fn files_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).expect("lists").map(|e| e.expect("an entry").path());
-    let name = |p: &Path| p.file_name().expect("a name").to_string_lossy().into_owned();
-    entries.map(|p| (name(&p), std::fs::read(&p).expect("reads"))).collect()
+    let names = fsio::files_below(dir).expect("lists");
+    names
+        .into_iter()
+        .map(|name| (name.clone(), std::fs::read(dir.join(name)).expect("reads")))
+        .collect()
 }
 
 fn text_findings(dir: &Path) -> Vec<Finding> {
@@ -65,6 +68,9 @@ fn sources(dir: &Path, tied: bool) -> Vec<(String, PathBuf)> {
             let source = dir.join(&label);
             write_checkpoint(&source, &config, &stored);
             std::fs::write(source.join("chat_template.jinja"), "{{ messages }}").expect("writes");
+            let more = source.join("additional_chat_templates");
+            std::fs::create_dir_all(&more).expect("makes");
+            std::fs::write(more.join("tools.jinja"), "{{ tools }}").expect("writes");
             std::fs::write(source.join("preprocessor_config.json"), "{}").expect("writes");
             std::fs::write(source.join(".checkpoint_complete"), "").expect("writes");
             made.push((label, source));
@@ -95,7 +101,15 @@ fn every_layout_strips_to_the_same_text_model() {
             }
             assert_eq!(text_findings(&out), [], "{label} {layout:?}");
             let names: Vec<String> = files_of(&out).into_keys().collect();
-            assert_eq!(names, ["chat_template.jinja", "config.json", "model.safetensors"]);
+            assert_eq!(
+                names,
+                [
+                    "additional_chat_templates/tools.jinja",
+                    "chat_template.jinja",
+                    "config.json",
+                    "model.safetensors",
+                ]
+            );
             let vllm = verdicts(&out)[0];
             let served = if layout == Layout::Text { Verdict::Fails } else { Verdict::LoadsWith };
             assert_eq!(vllm, served, "{label}");

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::set::Tensor;
 use crate::arch::{Fused, ModelConfig, Part, Presence};
+use crate::dtype::Dtype;
 use crate::name::escape;
 
 /// Something about a tensor that the config and the table do not allow.
@@ -26,6 +27,13 @@ pub enum Problem {
         /// What is stored.
         got: Vec<u64>,
     },
+    /// It is there in a type that no loader of this architecture reads as weights.
+    Dtype {
+        /// The canonical name.
+        name: String,
+        /// What is stored.
+        got: Dtype,
+    },
     /// It is there and no line of the table, or no layer of the config, accounts for it.
     Unexpected {
         /// The stored name, escaped.
@@ -38,9 +46,10 @@ impl Problem {
     #[must_use]
     pub fn tensor(&self) -> &str {
         match self {
-            Self::Missing { name, .. } | Self::Shape { name, .. } | Self::Unexpected { name } => {
-                name
-            }
+            Self::Missing { name, .. }
+            | Self::Shape { name, .. }
+            | Self::Dtype { name, .. }
+            | Self::Unexpected { name } => name,
         }
     }
 }
@@ -60,6 +69,7 @@ impl fmt::Display for Problem {
             Self::Shape { name, expected, got } => {
                 write!(f, "`{name}` has the shape {got:?}, config.json gives {expected:?}")
             }
+            Self::Dtype { name, got } => write!(f, "`{name}` is {got}, not a floating type"),
             Self::Unexpected { name } => write!(f, "`{name}` is not a tensor of this architecture"),
         }
     }
@@ -86,6 +96,9 @@ pub fn compare(config: &ModelConfig, tensors: &[Tensor], parts: &[Part]) -> Vec<
                 expected: want.shape,
                 got: got.shape.clone(),
             }),
+            Some(got) if !got.dtype.is_float() => {
+                problems.push(Problem::Dtype { name: want.name, got: got.dtype });
+            }
             Some(_) => {}
         }
     }

@@ -1,5 +1,7 @@
 //! `verify`: hashes, headers, index, shapes, config, tokenizer, and who will load it.
 
+use std::path::Path;
+
 use clap::ValueHint;
 use serde_json::json;
 
@@ -8,8 +10,10 @@ use super::outcome::Outcome;
 use super::render::{BAD, DIM, GOOD, STRONG, WARN, paint};
 use super::resolve;
 use crate::error::Result;
+use crate::hub;
 use crate::ops::verify::{
-    Check, Finding, Hashes, Options, Report, Severity, Values, Verdict, verify,
+    Check, ExpectedFile, FileHash, Finding, Hashes, Options, Report, Severity, Values, Verdict,
+    verify,
 };
 use crate::units;
 
@@ -36,15 +40,20 @@ pub struct Args {
 /// # Errors
 /// A checkpoint that cannot be found or is of an unsupported architecture.
 pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
-    let options = Options {
-        expected: &[],
-        values: if args.finite { Values::Scan } else { Values::Skip },
-        hashes: if args.no_hash { Hashes::Skip } else { Hashes::Known },
-    };
     let mut reports = Vec::new();
     for text in &args.checkpoints {
         for local in resolve::resolve(text, ctx)? {
+            let expected = vouched_for(&local.path);
+            let options = Options {
+                expected: &expected,
+                values: if args.finite { Values::Scan } else { Values::Skip },
+                hashes: if args.no_hash { Hashes::Skip } else { Hashes::Known },
+            };
             let report = verify(&local.path, &options, &*ctx.progress())?;
+            // What was right when it was pulled and is not now must not pass for pulled.
+            for file in report.hashed.iter().filter(|file| !file.matches) {
+                hub::forget_verified(&local.path, &file.name)?;
+            }
             reports.push((local.label, report));
         }
     }
@@ -64,6 +73,21 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         return Ok(outcome);
     }
     Ok(outcome.problem(problem(&reports), help(&reports)))
+}
+
+/// What the Hub said of the files of a snapshot, or of a folder that was pulled.
+fn vouched_for(dir: &Path) -> Vec<ExpectedFile> {
+    let files = hub::expected_hashes(dir).unwrap_or_default();
+    let convert = |file: hub::ExpectedFile| ExpectedFile {
+        name: file.path,
+        len_bytes: file.size,
+        hash: match file.hash {
+            hub::Hash::Sha256(_) => FileHash::Sha256(file.hash.hex()),
+            hub::Hash::GitSha1(_) => FileHash::GitBlob(file.hash.hex()),
+        },
+        source: "Hub",
+    };
+    files.into_iter().map(convert).collect()
 }
 
 fn problem(reports: &[(String, Report)]) -> String {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::config::{HubConfig, Timeouts, Token};
 use super::error::{Error, Result, Retry, said};
 use super::repo::{CommitSha, Repo};
-use super::tree::{self, TREE_FILES_MAX, TreeFile};
+use super::tree::{self, TREE_FILES_MAX, TREE_PAGES_MAX, TreeFile};
 use crate::name::escape;
 use crate::progress::{Cancel, SharedProgress};
 
@@ -285,7 +285,8 @@ impl Online {
         url.set_query(Some("recursive=true"));
         let mut files = Vec::new();
         let name = repo.to_string();
-        loop {
+        // A server whose pages lead in a circle ends too.
+        for _ in 0..TREE_PAGES_MAX {
             let (body, next) =
                 self.get_json(url, &what, progress).await.map_err(|e| self.name_repo(repo, e))?;
             files.extend(tree::parse_page(&name, &body)?);
@@ -299,6 +300,7 @@ impl Online {
                 }
             }
         }
+        Err(Error::Protocol { what, why: format!("more than {TREE_PAGES_MAX} pages") })
     }
 
     fn api_url(&self, repo: &Repo, parts: &[&str]) -> Url {

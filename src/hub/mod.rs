@@ -36,5 +36,5 @@ pub use pull::{PullReport, PulledRevision};
 pub use remote::{RemoteFile, RemoteHeader, RemoteHeaders, RemoteRevision};
 pub use repo::{CommitSha, Repo, RepoKind, RepoRef};
 pub use steps::{Cached, Step, step_number};
-pub use store::{ExpectedFile, LocalDir, RepoCache, expected_hashes};
+pub use store::{ExpectedFile, LocalDir, RepoCache, expected_hashes, forget_verified};
 pub use tree::TreeFile;

@@ -273,7 +273,7 @@ fn plan_file(
         (Present::Verified, _) => planned(Action::Keep),
         _ if !first => {
             if matches!(store, Store::Local(_)) {
-                *fetch_bytes += file.size;
+                *fetch_bytes = fetch_bytes.saturating_add(file.size);
             }
             planned(Action::Share)
         }
@@ -284,7 +284,7 @@ fn plan_file(
                 Existing::Keep => resumable_bytes(&slot.part, file.hash, file.size),
                 Existing::Refetch => 0,
             };
-            *fetch_bytes += file.size - resumed_bytes;
+            *fetch_bytes = fetch_bytes.saturating_add(file.size - resumed_bytes);
             planned(Action::Fetch { resumed_bytes })
         }
     }

@@ -134,7 +134,10 @@ impl Hub {
                 Err(Error::Interrupted { kept_bytes })
             }
             Err(error) => {
-                run.keep()?;
+                // Whatever keeps the rest from being kept must not hide why the pull failed.
+                if let Err(second) = run.keep() {
+                    tracing::debug!(%second, "what had arrived is not all kept");
+                }
                 Err(error)
             }
             Ok(report) => Ok(report),

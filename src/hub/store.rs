@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use super::client::cancelled;
 use super::error::{Error, Result};
 use super::hash::Hash;
+use super::part::remove_if_there;
 use super::repo::{CommitSha, Repo};
 use super::tree::{self, TreeFile};
 use crate::fsio;
@@ -189,9 +190,9 @@ impl LocalDir {
             return Present::No;
         }
         match read_metadata(&slot.record) {
-            Some((hash, time)) if hash == file.hash && mtime_secs(&meta) <= time => {
-                Present::Verified
-            }
+            // huggingface_hub takes any older file for the one that it wrote; a copy that keeps its
+            // time, laid over it, would pass. What `hf` wrote is hashed once instead.
+            Some((hash, time)) if hash == file.hash && is_stamp(time, &meta) => Present::Verified,
             _ => Present::Unverified,
         }
     }
@@ -200,7 +201,7 @@ impl LocalDir {
     pub(super) fn mark_verified(&self, commit: &CommitSha, file: &TreeFile) -> Result<()> {
         let slot = self.slot(file);
         let meta = std::fs::metadata(&slot.place).map_err(fsio::Error::io("stat", &slot.place))?;
-        let text = format!("{commit}\n{}\n{:.6}\n", file.hash.hex(), mtime_secs(&meta) + 1e-6);
+        let text = format!("{commit}\n{}\n{:.6}\n", file.hash.hex(), local_stamp(&meta));
         Ok(fsio::write_atomic(&slot.record, text.as_bytes())?)
     }
 
@@ -242,6 +243,24 @@ pub fn expected_hashes(dir: &Path) -> Option<Vec<ExpectedFile>> {
         Some(found)
     })?;
     (!expected.is_empty()).then_some(expected)
+}
+
+/// Forgets that a file of a snapshot or local folder was verified: the next pull hashes it, and
+/// fetches it if it is damaged. `path` is relative to `dir`.
+///
+/// # Errors
+/// The record is there and cannot be removed.
+pub fn forget_verified(dir: &Path, path: &str) -> Result<()> {
+    let local = dir.join(".cache/huggingface/download").join(format!("{path}.metadata"));
+    remove_if_there(&local)?;
+    let Ok(blob) = dir.join(path).canonicalize() else { return Ok(()) };
+    let blobs = fsio::parent(&blob);
+    match blob.file_name() {
+        Some(name) if blobs.file_name().is_some_and(|folder| folder == "blobs") => {
+            remove_if_there(&fsio::parent(blobs).join(".verified").join(name))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The list of a snapshot's commit, reduced to the files that are there: a pull with `--include`
@@ -320,6 +339,16 @@ fn link_target(file: &TreeFile) -> PathBuf {
 
 fn stamp(meta: &Metadata) -> String {
     format!("{} {}.{:09}\n", meta.len(), meta.mtime(), meta.mtime_nsec())
+}
+
+/// The time until which huggingface_hub takes a file for the one that the record speaks of.
+fn local_stamp(meta: &Metadata) -> f64 {
+    mtime_secs(meta) + 1e-6
+}
+
+fn is_stamp(time: f64, meta: &Metadata) -> bool {
+    // Six digits after the point are written.
+    (time - local_stamp(meta)).abs() < 1.5e-6
 }
 
 fn mtime_secs(meta: &Metadata) -> f64 {

@@ -14,8 +14,12 @@ use crate::name::{escape, is_safe_relative_path};
 
 /// The largest `trees/<commit>.json` read back.
 const TREE_JSON_CAP_BYTES: u64 = 64 << 20;
+/// More than the Hub stores as one file; sums over [`TREE_FILES_MAX`] of them do not overflow.
+const FILE_BYTES_MAX: u64 = 1 << 44;
 /// More files than any checkpoint or task set has.
 pub(super) const TREE_FILES_MAX: usize = 200_000;
+/// More pages than a list of that length has, even of a hundred files each.
+pub(super) const TREE_PAGES_MAX: usize = 4_000;
 
 /// One file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,9 +89,13 @@ fn parse_entry(repo: &str, entry: &Value) -> Result<TreeFile> {
     if matches!(hash, Hash::GitSha1(_)) != entry["lfs"].is_null() {
         return Err(bad("its oid is of the wrong kind"));
     }
+    let size = size.ok_or_else(|| bad("no size"))?;
+    if size > FILE_BYTES_MAX {
+        return Err(bad("a size that no file has"));
+    }
     Ok(TreeFile {
         path: path.to_owned(),
-        size: size.ok_or_else(|| bad("no size"))?,
+        size,
         hash,
         git_oid: git_oid.to_owned(),
         xet_hash: entry["xetHash"].as_str().map(str::to_owned),

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::OpError;
 use super::pack::{OutputFile, OutputTensor};
 use crate::checkpoint::TensorSet;
-use crate::dtype::{Dtype, narrow_from_f32, widen_to_f32};
+use crate::dtype::{first_overflow, narrow_from_f32, widen_to_f32};
 use crate::error::Result;
 use crate::fsio::{self, Error as FsError};
 use crate::progress::{Cancel, Progress, Unit};
@@ -125,9 +125,12 @@ impl Assembly {
             let opened = File::open(self.out.join(&file.name));
             opened.is_ok_and(|f| holds_header(&f, &file.layout.header, file.layout.len_bytes))
         };
-        let entries = std::fs::read_dir(&self.out).map_or(0, Iterator::count);
-        entries == small.len() + self.files.len()
-            && small.iter().all(same)
+        let mut names: Vec<&str> = small.iter().map(|(name, _)| name.as_str()).collect();
+        names.extend(self.files.iter().map(|file| file.name.as_str()));
+        fsio::files_below(&self.out).is_ok_and(|found| {
+            names.sort_unstable();
+            found == names
+        }) && small.iter().all(same)
             && self.files.iter().all(whole)
     }
 
@@ -356,7 +359,7 @@ impl<'a> FileWriter<'a> {
             let (wide, narrow) = (&mut wide[..count], &mut narrow[..count * to.size_bytes()]);
             widen_to_f32(from, chunk, wide);
             narrow_from_f32(to, wide, narrow);
-            if overflows(to, wide, narrow) {
+            if first_overflow(to, wide, narrow).is_some() {
                 let tensor = tensor.stored.to_string();
                 return Err(OpError::Overflow { tensor, dtype: to }.into());
             }
@@ -396,21 +399,6 @@ impl<'a> FileWriter<'a> {
         self.output.read_exact_at(back, at).map_err(FsError::io("read", &self.path))?;
         Ok(back == want)
     }
-}
-
-/// Says whether a finite value became infinite.
-fn overflows(dtype: Dtype, wide: &[f32], narrow: &[u8]) -> bool {
-    let infinite = |bits: u16| match dtype {
-        Dtype::F16 => bits & 0x7fff == 0x7c00,
-        _ => bits & 0x7fff == 0x7f80,
-    };
-    dtype != Dtype::F32
-        && narrow
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .zip(wide)
-            .any(|(bytes, value)| infinite(u16::from_le_bytes(*bytes)) && value.is_finite())
 }
 
 /// Returns bytes as lower-case hexadecimal digits.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::assemble::Assembly;
 use super::pack::{MAX_SHARD_BYTES, OutputTensor, pack};
 use super::strip::{config_bytes, small_files};
+use super::verify::require_text;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -40,8 +41,9 @@ pub struct Plan {
 /// Plans the export of `checkpoint` to the folder `out`. Names stay as they are stored.
 ///
 /// # Errors
-/// A file beside the tensors cannot be read.
+/// Text tensors are missing, misshapen or unknown; a file beside the tensors cannot be read.
 pub fn plan(checkpoint: &Checkpoint, out: &Path, options: &Options) -> Result<Plan> {
+    require_text(checkpoint)?;
     let tensors: Vec<OutputTensor> = checkpoint
         .tensors()
         .iter()

@@ -96,6 +96,9 @@ const NEVER_COPIED: &[&str] =
 const WEIGHTS: &[&str] =
     &[".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5", ".ckpt"];
 
+/// Where transformers keeps chat templates beside the default one.
+const TEMPLATES_DIR: &str = "additional_chat_templates";
+
 /// Plans the stripping of `checkpoint` to the folder `out`.
 ///
 /// # Errors
@@ -266,8 +269,8 @@ pub type SmallFiles = (Vec<(String, Vec<u8>)>, Vec<String>);
 
 /// Reads the files beside the tensors that an output takes over: tokenizer, template, licence.
 ///
-/// Left behind are weights, files that describe the source's bytes, those in `stale`, folders,
-/// and files too large to be any of these.
+/// Left behind are weights, files that describe the source's bytes, those in `stale`, folders but
+/// for the one with further chat templates, and files too large to be any of these.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -283,6 +286,10 @@ pub fn small_files(dir: &Path, stale: &[&str]) -> Result<SmallFiles> {
         let unwanted = NEVER_COPIED.contains(&name.as_str())
             || stale.contains(&name.as_str())
             || WEIGHTS.iter().any(|end| name.ends_with(end));
+        if name == TEMPLATES_DIR && path.is_dir() {
+            taken.extend(templates(&path)?);
+            continue;
+        }
         let fits = path.metadata().is_ok_and(|m| m.is_file() && m.len() <= AUX_LEN_MAX);
         if unwanted || !fits {
             left_out.push(escape(&name));
@@ -293,4 +300,15 @@ pub fn small_files(dir: &Path, stale: &[&str]) -> Result<SmallFiles> {
     taken.sort();
     left_out.sort();
     Ok((taken, left_out))
+}
+
+/// Reads the further chat templates, named by their path in the checkpoint.
+fn templates(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let names = fsio::files_below(dir)?;
+    let is_template = |name: &&String| name.ends_with(".jinja") && !name.contains('/');
+    let read = |name: &String| {
+        let bytes = fsio::read_capped(&dir.join(name), AUX_LEN_MAX)?;
+        Ok((format!("{TEMPLATES_DIR}/{name}"), bytes))
+    };
+    names.iter().filter(is_template).map(read).collect()
 }

@@ -16,7 +16,7 @@ pub const BLOCK_BYTES: usize = 34;
 pub struct NotFinite {
     /// The index in the slice given.
     pub index: usize,
-    /// NaN or an infinity.
+    /// NaN, an infinity, or a value too large for the scale of its block.
     pub value: f32,
 }
 
@@ -41,6 +41,22 @@ pub fn quantize(values: &[f32], out: &mut [u8]) -> Result<(), NotFinite> {
         return if finite { Ok(()) } else { Err(first_not_finite(values)) };
     }
     quantize_scalar(values, out)
+}
+
+/// Fails if a block of `out`, made of `values`, has an infinite scale: [`quantize`] writes it as
+/// ggml does, and every weight that is read from it is infinite or NaN.
+///
+/// # Errors
+/// [`NotFinite`] for the largest value of the first such block.
+pub fn check_scales(values: &[f32], out: &[u8]) -> Result<(), NotFinite> {
+    let is_infinite = |y: &[u8; BLOCK_BYTES]| u16::from_le_bytes([y[0], y[1]]) == 0x7c00;
+    let Some(block) = out.as_chunks::<BLOCK_BYTES>().0.iter().position(is_infinite) else {
+        return Ok(());
+    };
+    let start = block * BLOCK_LEN;
+    let largest = values[start..start + BLOCK_LEN].iter().fold(0.0_f32, |a, v| a.max(v.abs()));
+    let index = start + values[start..].iter().position(|v| v.abs() == largest).unwrap_or(0);
+    Err(NotFinite { index, value: values[index] })
 }
 
 /// Quantises one value after the other: the oracle of [`quantize`].

@@ -71,14 +71,14 @@ pub enum ExportError {
         /// The number.
         value: u64,
     },
-    /// A NaN or an infinity in what was to be quantised.
+    /// A NaN or an infinity in what was to be quantised, or a value too large for the type.
     #[error("tensor `{tensor}` has {value} in row {row}, which {file_type} cannot hold")]
     NotFinite {
         /// The stored name, escaped.
         tensor: String,
         /// The row of the checkpoint's tensor.
         row: u64,
-        /// NaN or an infinity.
+        /// The value.
         value: f32,
         /// The type.
         file_type: &'static str,
@@ -127,10 +127,15 @@ impl Diagnose for ExportError {
             Self::ImageStatistics { .. } => {
                 vec!["copy preprocessor_config.json from the base model".into()]
             }
+            Self::NotFinite { value, .. } if value.is_finite() => {
+                vec!["--outtype bf16 has the range of float32; or try an earlier step".into()]
+            }
             Self::NotFinite { .. } => vec![
                 "`tmax-ckpt verify --finite` lists every such tensor; try an earlier step".into(),
             ],
-            Self::Dtype { .. } => vec!["`tmax-ckpt export safetensors --dtype bf16` casts".into()],
+            Self::Dtype { .. } => vec![
+                "llama.cpp has float tensors only; take the checkpoint before it was packed".into(),
+            ],
             Self::Unsupported { .. } => {
                 vec!["`tmax-ckpt export safetensors` writes it for other engines".into()]
             }

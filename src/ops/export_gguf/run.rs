@@ -15,7 +15,7 @@ use super::ExportError;
 use super::plan::{Plan, PlannedFile, PlannedTensor};
 use super::transforms::permute_columns;
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::dtype::{Dtype, narrow_from_f32, widen_to_f32};
+use crate::dtype::{Dtype, first_overflow, narrow_from_f32, widen_to_f32};
 use crate::error::{Kind, Result};
 use crate::fsio::{self, ResumableFile};
 use crate::gguf::TensorType;
@@ -362,11 +362,20 @@ fn compute(
 /// The first value that the type cannot hold.
 fn encode(out_type: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), f32> {
     match out_type {
-        TensorType::Q8_0 => q8_0::quantize(values, out).map_err(|bad| bad.value)?,
+        TensorType::Q8_0 => q8_0::quantize(values, out)
+            .and_then(|()| q8_0::check_scales(values, out))
+            .map_err(|bad| bad.value)?,
         TensorType::F32 => narrow_from_f32(Dtype::F32, values, out),
-        TensorType::F16 => narrow_from_f32(Dtype::F16, values, out),
-        TensorType::BF16 => narrow_from_f32(Dtype::Bf16, values, out),
+        TensorType::F16 => narrow_checked(Dtype::F16, values, out)?,
+        TensorType::BF16 => narrow_checked(Dtype::Bf16, values, out)?,
         other => unreachable!("{} is never planned", other.name()),
     }
     Ok(())
+}
+
+/// Narrows a row. A NaN or infinity of the source stays one, as in the peer's converter; a value
+/// that only becomes infinite is refused.
+fn narrow_checked(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<(), f32> {
+    narrow_from_f32(dtype, values, out);
+    first_overflow(dtype, values, out).map_or(Ok(()), Err)
 }

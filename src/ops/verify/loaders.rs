@@ -97,7 +97,9 @@ impl Facts {
         for problem in problems {
             match problem {
                 Problem::Missing { name, fused } => missing.push((name, fused)),
-                Problem::Shape { name, .. } => misshapen = misshapen.or(Some(name)),
+                Problem::Shape { name, .. } | Problem::Dtype { name, .. } => {
+                    misshapen = misshapen.or(Some(name));
+                }
                 Problem::Unexpected { name } => stranger = stranger.or(Some(name)),
             }
         }

@@ -26,10 +26,6 @@ pub(super) fn check(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) {
     for problem in compare(&checkpoint.config, checkpoint.tensors(), &parts) {
         findings.push(Finding::error(Check::Tensors, problem.tensor(), describe(&problem)));
     }
-    for tensor in checkpoint.tensors().iter().filter(|t| !t.dtype.is_float()) {
-        let message = format!("is {}, not a floating type", tensor.dtype);
-        findings.push(Finding::error(Check::Tensors, tensor.stored.to_string(), message));
-    }
     check_index(checkpoint, findings);
     check_strays(checkpoint, findings);
 }
