@@ -84,8 +84,11 @@ const LIES: &[Lie] = &[
     }),
     lie("a list that is a page", 5, "the file list", |s| s.set_tree("<html>Log in</html>")),
     lie("a list with control characters", 6, "\\u{1b}", |s| s.set_tree(&entry("a\\u001b[2J"))),
-    lie("a file of 2^62 bytes", 7, "free", |s| {
+    lie("a file of 2^62 bytes", 5, "a size that no file has", |s| {
         s.set_tree(&entry("a").replace("\"size\":1", "\"size\":4611686018427387904"));
+    }),
+    lie("a file larger than the disk", 7, "free", |s| {
+        s.set_tree(&entry("a").replace("\"size\":1", "\"size\":17592186044416"));
     }),
     lie("a file of negative size", 5, "no size", |s| {
         s.set_tree(&entry("a").replace("\"size\":1", "\"size\":-1"));
