@@ -393,6 +393,28 @@ mod tests {
     }
 
     #[test]
+    fn cut_answers_are_asked_for_again_and_pages_are_refused() {
+        let cut = "HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{\"choices\": [".to_owned();
+        let answer = json!({"choices": [{"message": {"content": "hi"}}]}).to_string();
+        let page = "<html>log in</html>";
+        let (url, server) = serve(vec![cut, http("200 OK", "", &answer), http("200 OK", "", page)]);
+        let client = endpoint(&url);
+        assert_eq!(client.chat(&request()).expect("an answer").message.content, "hi");
+        let error = client.chat(&request()).expect_err("is no answer").to_string();
+        assert!(error.contains("no JSON") && error.contains("log in"), "{error}");
+        server.join().expect("served");
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_a_timeout() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let patient = ChatRequest { timeout: Some(Duration::from_millis(300)), ..request() };
+        let error = endpoint(&url).chat(&patient).expect_err("no answer");
+        assert!(matches!(error, ChatError::Timeout { .. }), "{error}");
+    }
+
+    #[test]
     fn addresses_are_completed() {
         for (given, full) in [
             ("http://h:1", "http://h:1/v1/chat/completions"),
