@@ -171,13 +171,15 @@ fn gpu() -> Check {
 
 /// Asks both sandboxes; podman is only needed by who asks for it.
 fn sandboxes(ctx: &Context) -> Vec<Check> {
-    let bwrap = match (ctx.program(), tempfile::tempdir()) {
-        (Ok(program), Ok(scratch)) => convert(check::bwrap(&program, scratch.path())),
+    let (program, scratch) = match (ctx.program(), tempfile::tempdir()) {
+        (Ok(program), Ok(scratch)) => (program, scratch),
         (Err(error), _) | (_, Err(error)) => {
-            Check::new("bwrap", Status::Fail, error.to_string()).help("check the temporary folder")
+            let check = Check::new("bwrap", Status::Fail, error.to_string());
+            return vec![check.help("check the temporary folder")];
         }
     };
-    let mut podman = convert(check::podman());
+    let bwrap = convert(check::bwrap(&program, scratch.path()));
+    let mut podman = convert(check::podman(scratch.path()));
     if podman.status == Status::Fail {
         podman.status = Status::Warn;
         podman.found += "; only `--sandbox podman` needs it";

@@ -110,6 +110,9 @@ fn start_bwrap(
     if !image.is_empty() {
         notes.push(format!("the host's programs stand in for the image {image}"));
     }
+    if let Some(cpus) = task.cpus {
+        notes.push(format!("cpus = {cpus} is not enforced: bwrap limits no processor time"));
+    }
     let last_workdir = plan.steps.iter().rev().find_map(|step| match step {
         Step::Workdir(path) => Some(path.clone()),
         _ => None,

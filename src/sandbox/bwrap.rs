@@ -472,7 +472,8 @@ fn overlays(spec: &Spec) -> Result<Vec<(PathBuf, PathBuf)>> {
     Ok(overlays)
 }
 
-fn system_folders() -> Vec<PathBuf> {
+/// The host's folders of programs that are no links to others.
+pub(super) fn system_folders() -> Vec<PathBuf> {
     let host = |name: &&str| Path::new("/").join(name);
     root::SYSTEM.iter().map(host).filter(|p| p.is_dir() && !p.is_symlink()).collect()
 }

@@ -41,9 +41,7 @@ pub fn bwrap(init: &Path, scratch: &Path) -> Check {
         &format!("{}{}-check", super::limits::PREFIX, std::process::id()),
         &super::Limits::default(),
     );
-    let (_, limits) = root.plan(&super::Limits::default());
-    let by = |name: &str| limits.iter().find(|l| l.limit == name).map_or("", |l| l.by.as_str());
-    let limits = format!("memory: {}, processes: {}", by("memory_bytes"), by("pids"));
+    let limits = limits(&root.plan(&super::Limits::default()).1);
     match host.system_folders() {
         SystemFolders::Overlay => Check {
             name: "bwrap",
@@ -64,17 +62,24 @@ pub fn bwrap(init: &Path, scratch: &Path) -> Check {
     }
 }
 
-/// Asks podman whether it answers.
+/// Starts a container of this machine's own programs, below `scratch`.
 #[must_use]
-pub fn podman() -> Check {
-    match podman::Host::probe() {
+pub fn podman(scratch: &Path) -> Check {
+    let tried = podman::Host::probe().and_then(|host| host.try_out(scratch).map(|()| host));
+    match tried {
         Ok(host) => {
             let runtime = host.runtime().map(|r| format!(", with --runtime {r}"));
-            let detail = format!("{}{}", host.version(), runtime.unwrap_or_default());
+            let (version, runtime) = (host.version(), runtime.unwrap_or_default());
+            let detail = format!("{version}{runtime}, {}", limits(&host.limits()));
             Check { name: "podman", level: Level::Ok, detail, help: Vec::new() }
         }
         Err(error) => failed("podman", &error),
     }
+}
+
+fn limits(enforced: &[super::Enforced]) -> String {
+    let by = |name: &str| enforced.iter().find(|l| l.limit == name).map_or("", |l| l.by.as_str());
+    format!("memory: {}, processes: {}", by("memory_bytes"), by("pids"))
 }
 
 fn failed(name: &'static str, error: &super::Error) -> Check {

@@ -1,18 +1,20 @@
 //! Real images: containers made and driven through the `podman` command.
 //!
-//! The container has no network unless asked for, no capability beyond podman's default set less
-//! what is dropped here, and limits that podman enforces. Commands go through `podman exec` inside
-//! `timeout`, so images need `bash` and coreutils, as the harness protocol does.
+//! The container has no network unless asked for, no capability beyond podman's default set, and
+//! limits that podman enforces. Commands go through `podman exec` inside `timeout`, so images need
+//! `bash` and coreutils, as the harness protocol does.
 
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Resource;
+
 use super::bwrap::quote;
 use super::error::{Error, Result};
 use super::limits::Enforced;
-use super::{CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox};
+use super::{CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, root};
 
 /// Where a container's files come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Host {
     version: String,
     /// `--runtime` to pass, if the default one cannot work here.
     runtime: Option<&'static str>,
+    /// The control groups that it can use: `memory`, `pids`, `cpu`.
+    controllers: Vec<String>,
 }
 
 impl Host {
@@ -73,7 +77,8 @@ impl Host {
     /// [`Error::Missing`], [`Error::Start`].
     pub fn probe() -> Result<Self> {
         let cancel = CancelFlag::default();
-        let format = "{{.Version.Version}} {{.Host.OCIRuntime.Name}} {{.Host.CgroupsVersion}}";
+        let format = "{{.Version.Version}} {{.Host.OCIRuntime.Name}} {{.Host.CgroupsVersion}} \
+                      {{.Host.Security.Rootless}} {{.Host.CgroupControllers}}";
         let mut command = podman(&["info", "--format", format]);
         let done = match run(&mut command, Duration::from_secs(30), &cancel, 1 << 16) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -84,13 +89,61 @@ impl Host {
         if done.exit_code != 0 {
             return Err(start_error(&done));
         }
-        let text = done.stdout.text();
-        let mut words = text.split_whitespace();
-        let version = format!("podman {}", words.next().unwrap_or("of unknown version"));
+        Ok(Self::read(&done.stdout.text(), has_runc))
+    }
+
+    /// Reads the answer of `podman info` to the format above.
+    fn read(info: &str, has_runc: impl FnOnce() -> bool) -> Self {
+        let words: Vec<&str> =
+            info.split_whitespace().map(|word| word.trim_matches(['[', ']'])).collect();
+        let word = |index: usize| words.get(index).copied().unwrap_or_default();
+        let version = if word(0).is_empty() { "of unknown version" } else { word(0) };
+        let v1 = word(2) == "v1";
         // crun refuses hosts that mix both control group versions; runc does not.
-        let mixed = words.next() == Some("crun") && words.next() == Some("v1");
-        let runtime = (mixed && has_runc()).then_some("runc");
-        Ok(Self { version, runtime })
+        let runtime = (word(1) == "crun" && v1 && has_runc()).then_some("runc");
+        // Podman ignores all limits there, with a warning.
+        let ignored = v1 && word(3) == "true";
+        let controllers = words.iter().skip(4).filter(|word| !ignored && !word.is_empty());
+        Self {
+            version: format!("podman {version}"),
+            runtime,
+            controllers: controllers.map(|word| (*word).to_owned()).collect(),
+        }
+    }
+
+    /// Starts a container of this machine's own programs below `scratch`, with the default limits.
+    ///
+    /// # Errors
+    /// [`Error::Start`] with podman's own words; file errors.
+    pub fn try_out(&self, scratch: &Path) -> Result<()> {
+        let tree = scratch.join("podman-root");
+        root::build(&tree)?;
+        let mut command = self.command(&["run", "--rm", "--network", "none"]);
+        limit_args(&mut command, self, &Limits::default(), None);
+        for folder in super::bwrap::system_folders() {
+            command.arg("--volume").arg(format!("{0}:{0}:ro", folder.display()));
+        }
+        command.args(["--security-opt", "no-new-privileges", "--rootfs"]);
+        command.arg(&tree).args(["/usr/bin/env", "true"]);
+        let done = run(&mut command, Duration::from_secs(120), &CancelFlag::default(), 1 << 16)?;
+        if done.exit_code != 0 {
+            return Err(start_error(&done));
+        }
+        root::remove(&tree)
+    }
+
+    /// Returns what enforces the default limits.
+    #[must_use]
+    pub fn limits(&self) -> Vec<Enforced> {
+        limit_args(&mut Command::new("podman"), self, &Limits::default(), None)
+    }
+
+    /// Who enforces a limit of control groups, or why nobody does.
+    fn controller(&self, name: &str) -> std::result::Result<&'static str, String> {
+        if self.controllers.iter().any(|c| c == name) {
+            return Ok("podman, cgroup");
+        }
+        Err(format!("nothing: podman has no {name} control group here"))
     }
 
     /// Returns podman's version.
@@ -134,15 +187,10 @@ impl Podman {
         let image = ensure_image(host, &spec)?;
         let name = format!("tmax-ckpt-{}-{}", std::process::id(), super::bwrap::serial());
         let mut command = host.command(&["run", "--detach", "--rm", "--init", "--name", &name]);
-        let mut limits = Vec::new();
-        limit_args(&mut command, &spec, &mut limits);
-        command.args(["--security-opt", "no-new-privileges", "--ulimit", "nofile=20000:20000"]);
-        command.args(["--ulimit", "core=0:0", "--entrypoint", "sleep"]);
+        let limits = limit_args(&mut command, host, &spec.limits, spec.cpus);
+        command.args(["--security-opt", "no-new-privileges", "--entrypoint", "sleep"]);
         if spec.network == Network::None {
             command.args(["--network", "none"]);
-        }
-        if let Some(workdir) = &spec.workdir {
-            command.args(["--workdir", workdir]);
         }
         command.args([&image, "infinity"]);
         let done = run(&mut command, spec.build_timeout, &spec.cancel, 1 << 20)?;
@@ -151,16 +199,32 @@ impl Podman {
         }
         let report = report(host, &spec, &image, limits);
         let mut container = Self { host: host.clone(), id: name, spec, report, stopped: false };
-        container.must("mkdir -p /logs/agent /logs/verifier /logs/artifacts")?;
+        // Podman refuses a working folder that the image lacks, where docker makes it.
+        let workdir = quote(container.spec.workdir.as_deref().unwrap_or("/"));
+        container
+            .must(&format!("mkdir -p /logs/agent /logs/verifier /logs/artifacts {workdir}"))?;
         Ok(container)
     }
 
     fn must(&mut self, script: &str) -> Result<()> {
-        let done = self.exec(&ExecRequest::new(script, Duration::from_secs(60)))?;
+        let done = self.exec_at_root(script.to_owned())?;
         if done.exit_code != 0 {
             return Err(start_error(&done));
         }
         Ok(())
+    }
+
+    /// Runs where a folder is whatever a task did to the others.
+    fn exec_at_root(&mut self, script: String) -> Result<ExecOutput> {
+        let request = ExecRequest::new(script, Duration::from_secs(60));
+        self.exec(&ExecRequest { cwd: Some("/".into()), ..request })
+    }
+
+    fn is_running(&self) -> Result<bool> {
+        let format = ["container", "inspect", "--format", "{{.State.Running}}", &self.id];
+        let mut command = self.host.command(&format);
+        let done = run(&mut command, Duration::from_secs(60), &self.spec.cancel, 1 << 16)?;
+        Ok(done.stdout.text().trim() == "true")
     }
 
     fn podman_cp(&self, from: &str, to: &str) -> Result<ExecOutput> {
@@ -172,7 +236,7 @@ impl Podman {
 impl Sandbox for Podman {
     fn exec(&mut self, request: &ExecRequest) -> Result<ExecOutput> {
         let mut command = self.host.command(&["exec"]);
-        if let Some(cwd) = &request.cwd {
+        if let Some(cwd) = request.cwd.as_ref().or(self.spec.workdir.as_ref()) {
             command.args(["--workdir", cwd]);
         }
         for (name, value) in self.spec.env.iter().chain(&request.env) {
@@ -184,7 +248,8 @@ impl Sandbox for Podman {
         let limit = request.timeout + Duration::from_secs(30);
         let began = Instant::now();
         let mut done = run(&mut command, limit, &self.spec.cancel, self.spec.limits.output_bytes)?;
-        if done.exit_code == 125 {
+        // A command may exit with 125 itself; podman does when it cannot reach the container.
+        if done.exit_code == 125 && !self.is_running()? {
             return Err(Error::Died { reason: done.stderr.text().trim().to_owned() });
         }
         let killed = done.exit_code == 137 && began.elapsed() >= request.timeout;
@@ -207,8 +272,7 @@ impl Sandbox for Podman {
     }
 
     fn copy_out(&mut self, from: &str, to: &Path) -> Result<()> {
-        let exists = self
-            .exec(&ExecRequest::new(format!("test -e {}", quote(from)), Duration::from_secs(60)))?;
+        let exists = self.exec_at_root(format!("test -e {}", quote(from)))?;
         if exists.exit_code != 0 {
             return Ok(());
         }
@@ -253,25 +317,58 @@ impl Drop for Podman {
     }
 }
 
-fn limit_args(command: &mut Command, spec: &Spec, limits: &mut Vec<Enforced>) {
-    if let Some(bytes) = spec.limits.memory_bytes {
-        command.args(["--memory", &bytes.to_string(), "--memory-swap", &bytes.to_string()]);
-        limits.push(Enforced::new("memory_bytes", bytes, "podman, cgroup"));
+/// Adds the limits to a command line; returns what enforces each.
+fn limit_args(
+    command: &mut Command,
+    host: &Host,
+    limits: &Limits,
+    cpus: Option<u32>,
+) -> Vec<Enforced> {
+    let mut enforced = Vec::new();
+    if let Some(bytes) = limits.memory_bytes {
+        let by = match host.controller("memory") {
+            Ok(by) => {
+                let bytes = bytes.to_string();
+                command.args(["--memory", &bytes, "--memory-swap", &bytes]);
+                by
+            }
+            Err(_) => {
+                ulimit(command, "data", Resource::Data, bytes);
+                "rlimit data, each process"
+            }
+        };
+        enforced.push(Enforced::new("memory_bytes", bytes, by));
     }
-    if let Some(pids) = spec.limits.pids {
-        command.args(["--pids-limit", &pids.to_string()]);
-        limits.push(Enforced::new("pids", pids, "podman, cgroup"));
+    for (limit, option, controller, value) in [
+        ("pids", "--pids-limit", "pids", limits.pids),
+        ("cpus", "--cpus", "cpu", cpus.map(u64::from)),
+    ] {
+        let Some(value) = value else { continue };
+        let by = host.controller(controller).map(|by| {
+            command.args([option, &value.to_string()]);
+            by.to_owned()
+        });
+        enforced.push(Enforced::new(limit, value, by.unwrap_or_else(|reason| reason)));
     }
-    if let Some(cpus) = spec.cpus {
-        command.args(["--cpus", &cpus.to_string()]);
-        limits.push(Enforced::new("cpus", cpus.into(), "podman, cgroup"));
+    // Without CAP_SYS_RESOURCE podman's own values for these two are refused, and it lowers its
+    // hard limit of processes to less than ours; what counts is the pids limit above.
+    ulimit(command, "nofile", Resource::Nofile, 20_000);
+    ulimit(command, "nproc", Resource::Nproc, 16_384);
+    ulimit(command, "core", Resource::Core, 0);
+    if let Some(bytes) = limits.file_bytes {
+        ulimit(command, "fsize", Resource::Fsize, bytes);
+        enforced.push(Enforced::new("file_bytes", bytes, "rlimit fsize, each file"));
     }
-    if let Some(bytes) = spec.limits.file_bytes {
-        command.args(["--ulimit", &format!("fsize={bytes}:{bytes}")]);
-        limits.push(Enforced::new("file_bytes", bytes, "rlimit fsize, each file"));
-    }
-    limits.push(Enforced::new("output_bytes", spec.limits.output_bytes as u64, "tmax-ckpt"));
-    limits.push(Enforced::new("time", 0, "timeout(1), each command"));
+    enforced.push(Enforced::new("output_bytes", limits.output_bytes as u64, "tmax-ckpt"));
+    enforced.push(Enforced::new("time", 0, "timeout(1), each command"));
+    enforced
+}
+
+/// Limits a resource to `most`, or to what this process may have where that is less.
+fn ulimit(command: &mut Command, name: &str, resource: Resource, most: u64) {
+    let hard = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let value = most.min(hard);
+    command.args(["--ulimit", &format!("{name}={value}:{value}")]);
 }
 
 fn ensure_image(host: &Host, spec: &Spec) -> Result<String> {
@@ -379,4 +476,46 @@ fn collect(
         }
         captured
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::{Host, Limits, limit_args};
+
+    fn by(info: &str) -> (Vec<String>, Vec<String>) {
+        let host = Host::read(info, || true);
+        let mut command = Command::new("podman");
+        let enforced = limit_args(&mut command, &host, &Limits::default(), Some(2));
+        let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        (args, enforced.into_iter().map(|limit| limit.by).collect())
+    }
+
+    #[test]
+    fn limits_that_podman_ignores_are_not_reported_as_enforced() {
+        let (args, by_root) = by("4.3.1 runc v1 false [cpuset cpu cpuacct memory pids]\n");
+        assert!(["--memory", "--pids-limit", "--cpus"].iter().all(|o| args.contains(&(*o).into())));
+        assert_eq!(by_root[..3], ["podman, cgroup"; 3]);
+        let (args, rootless) = by("4.3.1 runc v1 true [memory pids]\n");
+        assert!(!args.iter().any(|arg| ["--memory", "--pids-limit"].contains(&arg.as_str())));
+        assert_eq!(rootless[0], "rlimit data, each process");
+        assert!(rootless[1..3].iter().all(|by| by.starts_with("nothing: ")), "{rootless:?}");
+        let (_, delegated) = by("5.4.0 crun v2 true [memory pids]\n");
+        assert_eq!(delegated[..2], ["podman, cgroup"; 2]);
+        assert_eq!(delegated[2], "nothing: podman has no cpu control group here");
+    }
+
+    #[test]
+    fn runc_stands_in_for_crun_on_mixed_control_groups() {
+        for (info, has_runc, runtime) in [
+            ("4.3.1 crun v1 false [cpu]", true, Some("runc")),
+            ("4.3.1 crun v1 false [cpu]", false, None),
+            ("4.3.1 crun v2 false [cpu]", true, None),
+            ("4.3.1 runc v1 false [cpu]", true, None),
+        ] {
+            assert_eq!(Host::read(info, || has_runc).runtime(), runtime, "{info}");
+        }
+        assert_eq!(Host::read("", || true).version(), "podman of unknown version");
+    }
 }
