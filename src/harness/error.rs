@@ -50,6 +50,20 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// Nothing works: the first trials all failed for the machine's reasons.
+    #[error("job folder {}: the first {failed} trials failed: {why}", path.display())]
+    Hopeless {
+        /// The job folder.
+        path: PathBuf,
+        /// How many.
+        failed: usize,
+        /// What the last one says.
+        why: String,
+        /// Its kind.
+        kind: Kind,
+        /// Its help.
+        help: Vec<String>,
+    },
     /// A sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::Error),
@@ -90,6 +104,7 @@ impl Diagnose for Error {
             Self::NoTasks { .. } => Kind::NotFound,
             Self::Job { .. } => Kind::Usage,
             Self::Record { .. } => Kind::BadData,
+            Self::Hopeless { kind, .. } => *kind,
             Self::Sandbox(inner) => inner.kind(),
             Self::Model(inner) => inner.kind(),
             Self::File(inner) => inner.kind(),
@@ -114,6 +129,7 @@ impl Diagnose for Error {
         match self {
             Self::Task { remedy, .. } | Self::Job { remedy, .. } => vec![remedy.clone()],
             Self::Record { .. } => vec!["remove that trial's folder, or run it again".into()],
+            Self::Hopeless { help, .. } => help.clone(),
             Self::NoTasks { .. } => {
                 vec!["a task is a folder with task.toml, instruction.md and tests/test.sh".into()]
             }

@@ -20,6 +20,7 @@ use super::record::{self, Outcome, TrialRecord};
 use super::task::Task;
 use super::trial::{self, Trial, write_json};
 use crate::engine::chat::{CancelFlag, ChatModel};
+use crate::error::Kind;
 use crate::fsio;
 use crate::progress::{SharedProgress, Unit};
 use crate::sandbox::Limits;
@@ -105,6 +106,8 @@ pub struct Job {
     pub(super) dataset: String,
     pub(super) harness_digest: String,
     started_at: String,
+    /// Kind and help of the machine's last failure.
+    pub(super) last_failure: Mutex<Option<(Kind, Vec<String>)>>,
     _lock: std::fs::File,
 }
 
@@ -123,7 +126,8 @@ impl Job {
         }));
         let (id, started_at) = identity(&spec, &harness_digest)?;
         let dataset = spec.dataset.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let job = Self { spec, id, dataset, harness_digest, started_at, _lock: lock };
+        let last_failure = Mutex::default();
+        let job = Self { spec, id, dataset, harness_digest, started_at, last_failure, _lock: lock };
         let scratch = job.scratch();
         if scratch.exists() {
             // Left by a run that was killed; the lock says that none is running.
@@ -368,9 +372,10 @@ impl Shared<'_> {
         let failed = self.failed.fetch_add(1, Ordering::SeqCst) + 1;
         if self.worked.load(Ordering::SeqCst) == 0 && failed >= HOPELESS {
             let path = job.spec.dir.join(&record.trial).join("exception.txt");
-            let why = std::fs::read_to_string(&path).unwrap_or_default();
-            let reason = format!("the first {failed} trials failed: {}", why.trim());
-            self.fail(Error::job(&job.spec.dir, reason, "`tmax-ckpt doctor` checks the sandboxes"));
+            let why = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            let last = job.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (kind, help) = last.unwrap_or((Kind::Program, Vec::new()));
+            self.fail(Error::Hopeless { path: job.spec.dir.clone(), failed, why, kind, help });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One trial: sandbox, agent, tests, records. The last file written makes it count.
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use super::record::{self, Outcome, TrialRecord};
 use super::task::Task;
 use super::verifier::{self, Failure, Rewards};
 use super::{digest, verifier::reward_of};
+use crate::error::Diagnose as _;
 use crate::fsio;
 use crate::sandbox::{Report, Sandbox};
 
@@ -74,7 +76,11 @@ pub(super) fn run(job: &Job, trial: Trial) -> Result<TrialRecord> {
                 return Err(Error::Interrupted);
             }
             Error::File(_) | Error::Job { .. } => return Err(error),
-            error => account.exception = Some((exception_type(&error).into(), chain(error))),
+            error => {
+                let known = Some((error.kind(), error.help()));
+                *job.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = known;
+                account.exception = Some((exception_type(&error).into(), chain(error)));
+            }
         }
     }
     let times = (started_at, (job.spec.clock)());
