@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use tmax_ckpt::arch::{Architecture, Repeat};
+use tmax_ckpt::checkpoint::Checkpoint;
+
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -38,4 +41,70 @@ fn the_readme_names_every_command_and_no_other() {
         let name = heading.split(['`', ' ']).next().unwrap_or_default();
         assert!(command.find_subcommand(name).is_some(), "README.md describes `{name}`");
     }
+}
+
+/// Fails when a generated page is not the one in the repository; the right ones are then under
+/// `target/docs`, where `just docs` takes them from.
+fn assert_generated(pages: &[(String, String)]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, wanted) in pages {
+        let fresh = root.join("target/docs").join(name);
+        std::fs::create_dir_all(fresh.parent().expect("a folder")).expect("makes the folder");
+        std::fs::write(&fresh, wanted).expect("writes");
+    }
+    for (name, wanted) in pages {
+        let found = std::fs::read_to_string(root.join("docs").join(name)).unwrap_or_default();
+        let differs = found.lines().zip(wanted.lines()).find(|(found, wanted)| found != wanted);
+        assert!(found == *wanted, "docs/{name} is stale, `just docs` writes it: {differs:?}");
+    }
+}
+
+#[test]
+fn the_reference_of_commands_is_the_programs_own_help() {
+    let reference = tmax_ckpt::cli::reference::markdown();
+    assert!(reference.matches("\n## `tmax-ckpt").count() > 15, "{reference}");
+    assert_generated(&[("cli.md".to_owned(), reference)]);
+}
+
+#[test]
+fn the_page_of_each_architecture_is_its_table() {
+    let pages = Architecture::ALL.map(|architecture| {
+        let page = architecture.page();
+        let lines = page.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(lines, architecture.tensors().len());
+        (format!("formats/{}", architecture.page_name()), page)
+    });
+    assert_generated(&pages);
+}
+
+#[test]
+fn the_tables_hold_every_name_and_shape_of_the_fixtures() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let mut seen = BTreeSet::new();
+    for folder in ["tiny-raw", "gguf", "engine"] {
+        for entry in std::fs::read_dir(fixtures.join(folder)).expect("lists").flatten() {
+            if !entry.path().join("config.json").exists() {
+                continue;
+            }
+            let checkpoint = Checkpoint::open(&entry.path()).expect("opens");
+            let (config, shown) = (&checkpoint.config, entry.path().display().to_string());
+            let page = config.architecture.page();
+            for tensor in checkpoint.tensors() {
+                let (rule, _) = tensor.rule.unwrap_or_else(|| panic!("{shown}: {}", tensor.name));
+                let shape = rule.shape(&config.text, config.vision.as_ref());
+                assert_eq!(shape.as_ref(), Some(&tensor.shape), "{shown}: {}", tensor.name);
+                assert!(page.contains(&format!("\n| `{}` |", rule.hf)), "{}", rule.hf);
+                seen.insert((config.architecture.gguf_name(), rule.hf));
+            }
+        }
+    }
+    // Nothing of a table that no real header has, but for what no model at hand has.
+    let seen = &seen;
+    let unseen = |architecture: Architecture| {
+        let rules = architecture.tensors().iter();
+        let unseen = rules.filter(move |rule| !seen.contains(&(architecture.gguf_name(), rule.hf)));
+        unseen.filter(|rule| rule.repeat != Repeat::Deepstack).map(|rule| rule.hf)
+    };
+    let unseen: Vec<&str> = Architecture::ALL.into_iter().flat_map(unseen).collect();
+    assert!(unseen.is_empty(), "{unseen:?}");
 }

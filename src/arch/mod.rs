@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod layout;
+mod page;
 mod qwen3;
 mod qwen3_5;
 pub mod rule;

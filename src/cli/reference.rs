@@ -1,4 +1,5 @@
-//! The reference of the command line as Markdown: `just docs` writes it to `docs/cli.md`.
+//! The reference of the command line as Markdown: `just docs` writes it to `docs/cli.md`, and a
+//! test fails when that differs.
 
 use std::fmt::Write as _;
 
