@@ -84,7 +84,7 @@ pub enum Command {
     Strip(strip::Args),
     /// Run the tasks into a job folder, resumable; `score import DIR` reads one
     Score(Box<score::Args>),
-    /// Choose a step from finished records, with intervals and a report
+    /// Choose the best step: run the trials that it takes, or read finished ones
     Select(Box<select::Args>),
     /// Write a checkpoint in another form
     Export(export::Args),

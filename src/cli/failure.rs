@@ -123,7 +123,7 @@ impl Diagnose for Failure {
             Self::NotCached { reference, near } => {
                 let mut lines = vec![format!("`tmax-ckpt pull {reference}` fetches it")];
                 if let Some(near) = near {
-                    lines.insert(0, format!("did you mean `{near}`?"));
+                    lines.push(format!("or did you mean `{near}`, which is there?"));
                 }
                 lines
             }

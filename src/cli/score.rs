@@ -14,6 +14,7 @@ use crate::harness::import::{self, Imported, StepSummary};
 use crate::harness::job::{Candidate, Job, Who};
 use crate::harness::record::TrialRecord;
 use crate::harness::trial::Trial;
+use crate::units::plural;
 
 /// Run the tasks into a job folder of Harbor's layout, resumable; `score import DIR` reads one
 #[derive(Debug, clap::Args)]
@@ -148,9 +149,11 @@ fn dry_run(
         "candidates": names, "trials": trials,
     });
     let human = format!(
-        "would run {trials} trials ({} × {tasks} tasks × {} attempts) into {}\n",
+        "would run {} ({} × {} × {}) into {}\n",
+        plural(trials as u64, "trial"),
         names.join(", "),
-        args.attempts,
+        plural(tasks as u64, "task"),
+        plural(u64::from(args.attempts), "attempt"),
         dir.display()
     );
     Ok(Outcome::new("score", &fields).human(human).quiet(dir.display().to_string()))

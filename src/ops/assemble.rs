@@ -106,6 +106,8 @@ impl Assembly {
             Ok(mut entries) => entries.next().is_some(),
             Err(_) => self.out.symlink_metadata().is_ok(),
         };
+        // `.` and `..` cannot be given to a finished folder by a rename.
+        let taken = taken || self.out.file_name().is_none();
         match taken {
             false => Ok(Output::Free),
             true if self.looks_finished() => Ok(Output::Finished),
