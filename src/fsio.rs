@@ -277,13 +277,72 @@ pub fn allocated(path: &Path) -> u64 {
     path.metadata().map_or(0, |meta| meta.blocks() * 512)
 }
 
+/// An open file or folder that this run alone has locked; freed when dropped.
+#[derive(Debug)]
+pub struct Locked(File);
+
+impl Locked {
+    /// Locks `file`, which errors name `path`; `None` while another run has it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file system has no locks.
+    pub fn try_new(file: File, path: &Path) -> Result<Option<Self>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),
+        }
+    }
+
+    /// Returns the open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing is not enough: a program that another thread is just starting holds a copy of
+        // every open file until it runs. A failure means that the lock is gone already.
+        let _ = self.0.unlock();
+    }
+}
+
+/// How often what is being written is sent on its way to the disk.
+const FLUSH_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Does `work`, which writes to `files`, while another thread sends what is written on its way, so
+/// that the flush at the end has little left to do.
+///
+/// # Errors
+/// A failed flush: the system tells of it only once, so the one at the end may not see it.
+pub fn flushing<R: Send>(files: &[(&File, &Path)], work: impl FnOnce() -> R + Send) -> Result<R> {
+    std::thread::scope(|scope| {
+        // Dropped when the work ends, whether by returning or by a panic.
+        let (working, ended) = std::sync::mpsc::channel::<()>();
+        let flusher = scope.spawn(move || {
+            let timeout = std::sync::mpsc::RecvTimeoutError::Timeout;
+            while ended.recv_timeout(FLUSH_EVERY) == Err(timeout) {
+                for (file, path) in files {
+                    file.sync_data().map_err(Error::io("flush", path))?;
+                }
+            }
+            Ok(())
+        });
+        let done = work();
+        drop(working);
+        flusher.join().expect("flushing does not panic").map(|()| done)
+    })
+}
+
 /// A file written at positions, over several runs if need be, that gets its name when complete.
 ///
 /// Dropped without [`ResumableFile::commit`] it stays, under a hidden name that the next run
 /// finds; no two runs have it at once.
 #[derive(Debug)]
 pub struct ResumableFile {
-    file: File,
+    file: Locked,
     part: PathBuf,
     path: PathBuf,
 }
@@ -298,14 +357,9 @@ impl ResumableFile {
         use std::os::unix::fs::MetadataExt as _;
         create_dir_all(parent(path))?;
         let part = part_path(path);
-        let file = open_rw(&part)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(std::fs::TryLockError::Error(e)) => return Err(Error::io("lock", &part)(e)),
-        }
+        let Some(file) = Locked::try_new(open_rw(&part)?, &part)? else { return Ok(None) };
         // Another run may have renamed it between the opening and the lock.
-        let opened = file.metadata().map_err(Error::io("stat", &part))?;
+        let opened = file.file().metadata().map_err(Error::io("stat", &part))?;
         let named =
             part.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (opened.dev(), opened.ino()));
         Ok(named.then(|| Self { file, part, path: path.to_owned() }))
@@ -314,7 +368,7 @@ impl ResumableFile {
     /// Returns the open file.
     #[must_use]
     pub fn file(&self) -> &File {
-        &self.file
+        self.file.file()
     }
 
     /// Returns the final path.
@@ -334,7 +388,7 @@ impl ResumableFile {
     /// # Errors
     /// [`Error::Io`]; the final name is then untouched.
     pub fn commit(self) -> Result<()> {
-        self.file.sync_all().map_err(Error::io("flush", &self.part))?;
+        self.file().sync_all().map_err(Error::io("flush", &self.part))?;
         rename(&self.part, &self.path)
     }
 }

@@ -108,7 +108,7 @@ pub struct Job {
     started_at: String,
     /// Kind and help of the machine's last failure.
     pub(super) last_failure: Mutex<Option<(Kind, Vec<String>)>>,
-    _lock: std::fs::File,
+    _lock: fsio::Locked,
 }
 
 impl Job {
@@ -390,14 +390,12 @@ fn outcome_word(record: &TrialRecord) -> String {
 }
 
 /// Locks the folder against other processes of ours.
-fn lock(spec: &Spec) -> Result<std::fs::File> {
+fn lock(spec: &Spec) -> Result<fsio::Locked> {
     let path = spec.dir.join(".lock");
-    let file = fsio::open_rw(&path)?;
-    file.try_lock().map_err(|_| {
+    fsio::Locked::try_new(fsio::open_rw(&path)?, &path)?.ok_or_else(|| {
         let remedy = "wait for the other run, or choose another folder";
         Error::job(&spec.dir, "another process is running trials in it", remedy)
-    })?;
-    Ok(file)
+    })
 }
 
 /// Returns the id and the beginning of the job, which stay over resumes.

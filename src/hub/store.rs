@@ -357,7 +357,7 @@ fn mtime_secs(meta: &Metadata) -> f64 {
 
 /// An advisory lock that the other tools on this cache know too; freed when dropped.
 #[derive(Debug)]
-pub(super) struct Lock(#[allow(dead_code, reason = "held for its lock")] File);
+pub(super) struct Lock(#[allow(dead_code, reason = "held for its lock")] fsio::Locked);
 
 impl Lock {
     /// Waits for the lock as long as it takes, and says so.
@@ -368,14 +368,10 @@ impl Lock {
         cancel: &Cancel,
     ) -> Result<Self> {
         fsio::create_dir_all(fsio::parent(path))?;
-        let file = fsio::open_rw(path)?;
         let mut said = false;
         loop {
-            let how = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-            match rustix::fs::flock(&file, how) {
-                Ok(()) => return Ok(Self(file)),
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(fsio::Error::io("lock", path)(e.into()).into()),
+            if let Some(lock) = fsio::Locked::try_new(fsio::open_rw(path)?, path)? {
+                return Ok(Self(lock));
             }
             if !said {
                 progress.note(&format!("waiting for another process that fetches {item}"));

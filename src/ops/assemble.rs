@@ -20,7 +20,7 @@ use super::pack::{OutputFile, OutputTensor};
 use crate::checkpoint::TensorSet;
 use crate::dtype::{first_overflow, narrow_from_f32, widen_to_f32};
 use crate::error::Result;
-use crate::fsio::{self, Error as FsError};
+use crate::fsio::{self, Error as FsError, Locked};
 use crate::progress::{Cancel, Progress, Unit};
 use crate::safetensors::{INDEX_FILE, Index};
 
@@ -214,16 +214,11 @@ impl Assembly {
 
 /// Makes the staging folder and locks it for this process, by the folder itself: there is no
 /// lock file that could be left behind.
-fn take_lock(staging: &Path, out: &Path) -> Result<File> {
+fn take_lock(staging: &Path, out: &Path) -> Result<Locked> {
     fsio::create_dir_all(staging)?;
     let dir = File::open(staging).map_err(FsError::io("open", staging))?;
-    match dir.try_lock() {
-        Ok(()) => Ok(dir),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(OpError::Busy { path: out.to_owned() }.into())
-        }
-        Err(std::fs::TryLockError::Error(e)) => Err(FsError::io("lock", staging)(e).into()),
-    }
+    let lock = Locked::try_new(dir, staging)?;
+    Ok(lock.ok_or_else(|| OpError::Busy { path: out.to_owned() })?)
 }
 
 /// Writes or compares the tensors of all files, as many at a time as there are threads.
@@ -237,10 +232,17 @@ fn work_through(files: &[OutputFile], dir: &Path, work: &Work<'_>) -> Result<Vec
         .flat_map(|(at, file)| (0..file.tensors.len()).map(move |tensor| (at, tensor)))
         .collect();
     order.sort_by_key(|(file, at)| std::cmp::Reverse(files[*file].tensors[*at].source.len_bytes()));
-    let mut proofs = order
-        .into_par_iter()
-        .map(|place| Ok((place, writers[place.0].write_tensor(place.1)?)))
-        .collect::<Result<Vec<_>>>()?;
+    let all = || {
+        order
+            .into_par_iter()
+            .map(|place| Ok((place, writers[place.0].write_tensor(place.1)?)))
+            .collect::<Result<Vec<_>>>()
+    };
+    let outputs: Vec<_> = writers.iter().map(|w| (&w.output, w.path.as_path())).collect();
+    let mut proofs = match work.goal {
+        Goal::Write => fsio::flushing(&outputs, all)??,
+        Goal::Compare(_) => all()?,
+    };
     proofs.sort_by_key(|(place, _)| *place);
     Ok(proofs.into_iter().map(|(_, proof)| proof).collect())
 }

@@ -172,14 +172,20 @@ impl Work<'_> {
         let jobs: Vec<Job<'_>> =
             planned.tensors.iter().flat_map(|t| jobs(self.checkpoint, t)).collect();
         let target = Target { file, path, goal };
-        jobs.into_par_iter().try_for_each_init(Scratch::default, |scratch, job| -> Result<()> {
-            if self.cancel.is_set() {
-                return Err(OpError::Interrupted.into());
-            }
-            let bytes = job.run(self.checkpoint, &target, scratch)?;
-            (self.advance)(bytes);
-            Ok(())
-        })
+        let all = || {
+            jobs.into_par_iter().try_for_each_init(Scratch::default, |scratch, job| -> Result<()> {
+                if self.cancel.is_set() {
+                    return Err(OpError::Interrupted.into());
+                }
+                let bytes = job.run(self.checkpoint, &target, scratch)?;
+                (self.advance)(bytes);
+                Ok(())
+            })
+        };
+        match goal {
+            Goal::Compare => all(),
+            Goal::Write | Goal::Resume => fsio::flushing(&[(file, path.as_path())], all)?,
+        }
     }
 }
 
