@@ -41,9 +41,11 @@ for step in "${STEPS[@]}"; do
   run tmax-ckpt strip "$REPO@$step" -o "text/$step"
 done
 # Enough trials to see it work; without --budget it goes on until it is sure.
-run tmax-ckpt select "${STEPS[@]/#/text/}" --metric tblite --tasks "$ROOT/fixtures/tasks" --budget 96 \
-  -o jobs --report select.html
-best=$(tmax-ckpt select --from jobs -q)
+SELECT=(tmax-ckpt select "${STEPS[@]/#/text/}" --metric tblite --tasks "$ROOT/fixtures/tasks"
+  --budget 96 -o jobs --report select.html)
+run "${SELECT[@]}"
+# The same again runs nothing, and prints the path alone.
+best=$("${SELECT[@]}" -q)
 run tmax-ckpt export --format gguf "$best" --outtype q8_0
 
 printf '\nAll of it is in %s: the best step in %s, its GGUF, and the report, select.html\n' \
