@@ -122,6 +122,7 @@ fn what_verify_finds_damaged_the_next_pull_mends() {
 
         rot(&path);
         assert_eq!(check().status.code(), Some(1));
+        assert_eq!(check().status.code(), Some(1), "asked again, the answer is the same");
         stdout(&run(home.path(), &server, &pull));
         assert!(std::fs::read(&path).expect("reads") == right, "{target:?}");
         stdout(&check());

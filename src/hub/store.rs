@@ -248,11 +248,21 @@ pub fn expected_hashes(dir: &Path) -> Option<Vec<ExpectedFile>> {
 /// Forgets that a file of a snapshot or local folder was verified: the next pull hashes it, and
 /// fetches it if it is damaged. `path` is relative to `dir`.
 ///
+/// What the Hub said of the file is kept, for the next check.
+///
 /// # Errors
-/// The record is there and cannot be removed.
+/// The record is there and cannot be changed.
 pub fn forget_verified(dir: &Path, path: &str) -> Result<()> {
+    if !crate::name::is_safe_relative_path(path) {
+        return Ok(());
+    }
     let local = dir.join(".cache/huggingface/download").join(format!("{path}.metadata"));
-    remove_if_there(&local)?;
+    if let Ok(bytes) = fsio::read_capped(&local, 4096) {
+        let text = String::from_utf8_lossy(&bytes);
+        let kept: Vec<&str> = text.lines().take(2).collect();
+        // No file is as old as the epoch: neither we nor huggingface_hub trust this record.
+        fsio::write_atomic(&local, format!("{}\n0.000000\n", kept.join("\n")).as_bytes())?;
+    }
     let Ok(blob) = dir.join(path).canonicalize() else { return Ok(()) };
     let blobs = fsio::parent(&blob);
     match blob.file_name() {
