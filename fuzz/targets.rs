@@ -80,7 +80,7 @@ pub fn settings(bytes: &[u8]) {
 pub fn reference(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(Reference::Hub(hub)) = Reference::parse(&text) {
-        assert!(is_safe_relative_path(&hub.repo), "{hub:?}");
+        assert!(is_safe_relative_path(&hub.repo.to_string()), "{hub:?}");
         assert!(hub.path.is_none_or(|path| is_safe_relative_path(&path)));
     }
 }

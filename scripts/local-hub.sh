@@ -4,12 +4,14 @@
 #   scripts/local-hub.sh start DIR PORT [OWNER/NAME]   prints the endpoint
 #   scripts/local-hub.sh stop PORT
 #
-# Every folder in DIR becomes a branch of OWNER/NAME (default: local/<name of DIR>). Weights and
+# Every folder in DIR becomes a branch of OWNER/NAME (default: local/<name of DIR>), which is a
+# model, or with `datasets/` before it a dataset. Weights and
 # tokenizer.json are LFS files, as on the real Hub: they are answered with a redirect to another
 # host name (PORT+1), which plays the CDN and serves ranges.
 set -euo pipefail
 
 die() { echo "local-hub: $*" >&2; exit 1; }
+api_path() { case "$1" in datasets/*) echo "$1" ;; *) echo "models/$1" ;; esac; }
 state_dir() { echo "${TMPDIR:-/tmp}/tmax-ckpt-local-hub-$1"; }
 
 git_sha1() { # FILE: the id that git gives to its content
@@ -53,7 +55,8 @@ branch() { # FOLDER STATE REPO: renders one branch, prints its line of the refs
     done < <(cd "$folder" && find -L . -type f -printf '%P\n' | LC_ALL=C sort)
   )
   commit=$(printf '%s\n%s\n' "$name" "$tree" | sha1sum | cut -c1-40)
-  local api="$state/json/api/models/$repo" rev hash lfs size
+  local api rev hash lfs size
+  api="$state/json/api/$(api_path "$repo")"
   mkdir -p "$api/tree" "$api/revision" "$api/commits"
   while read -r hash lfs size path; do
     siblings="$siblings${siblings:+,}{\"rfilename\":\"$path\"}"
@@ -75,7 +78,8 @@ branch() { # FOLDER STATE REPO: renders one branch, prints its line of the refs
 }
 
 config() { # STATE PORT REPO
-  local state=$1 port=$2 repo=$3 cdn=$(($2 + 1))
+  local state=$1 port=$2 cdn=$(($2 + 1)) api
+  api=$(api_path "$3")
   [ "$(id -u)" != 0 ] || echo "user root;"
   cat <<EOF
 worker_processes 2;
@@ -98,7 +102,7 @@ http {
   map \$row \$size { "~ 1 (?<s>[0-9]+) " \$s; default ""; }
   server {
     listen 127.0.0.1:$port;
-    location = /api/models/$repo { default_type application/json; alias $state/info.json; }
+    location = /api/$api { default_type application/json; alias $state/info.json; }
     location /api/ {
       root $state/json; default_type application/json; error_page 404 = @no_revision;
     }
@@ -125,19 +129,20 @@ EOF
 start() { # DIR PORT [REPO]
   local dir port=$2 state refs="" folder sep=""
   dir=$(cd "$1" && pwd) || die "no folder $1"
-  local repo=${3:-local/$(basename "$dir")}
+  local repo=${3:-local/$(basename "$dir")} api
+  api=$(api_path "$repo")
   command -v nginx >/dev/null || PATH=$PATH:/usr/sbin
   command -v nginx >/dev/null || die "nginx is not installed: apt-get install nginx-light"
   state=$(state_dir "$port")
   stop "$port"
-  mkdir -p "$state/blobs" "$state/tmp" "$state/json/api/models/$repo"
+  mkdir -p "$state/blobs" "$state/tmp" "$state/json/api/$api"
   : >"$state/files.map"
   for folder in "$dir"/*/; do
     [ -d "$folder" ] || die "$dir has no folders, which would be the branches"
     refs="$refs$sep$(branch "${folder%/}" "$state" "$repo")"; sep=","
   done
-  printf '{"branches":[%s],"tags":[],"converts":[]}' "$refs" >"$state/json/api/models/$repo/refs"
-  [ -e "$state/info.json" ] || cp "$(find "$state/json/api/models/$repo/revision" -type f |
+  printf '{"branches":[%s],"tags":[],"converts":[]}' "$refs" >"$state/json/api/$api/refs"
+  [ -e "$state/info.json" ] || cp "$(find "$state/json/api/$api/revision" -type f |
     LC_ALL=C sort | tail -1)" "$state/info.json"
   config "$state" "$port" "$repo" >"$state/nginx.conf"
   nginx -c "$state/nginx.conf" -e "$state/error.log" || die "nginx did not start"

@@ -15,10 +15,11 @@ struct Local {
 }
 
 impl Local {
-    fn start(dir: &Path) -> Self {
+    /// Serves the folders of `dir` as branches of `repo`, on the `nth` pair of ports.
+    fn start(dir: &Path, repo: &str, nth: u32) -> Self {
         // Two ports in a row, from a range that the system does not hand out by itself.
-        let port = (20_000 + std::process::id() % 10_000 / 2 * 2).to_string();
-        let output = script(&["start", &dir.to_string_lossy(), &port, "o/n"]);
+        let port = (20_000 + std::process::id() % 5_000 * 2 % 5_000 + nth * 5_000).to_string();
+        let output = script(&["start", &dir.to_string_lossy(), &port, repo]);
         assert!(output.status.success(), "{output:?}");
         let endpoint = String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned();
         Self { port, endpoint }
@@ -58,7 +59,7 @@ fn steps_from_nginx_are_right_in_several_ranges() {
         std::fs::write(branch.join("sub dir/a #b.txt"), "words").expect("writes");
         std::fs::write(branch.join("empty.txt"), "").expect("writes");
     }
-    let local = Local::start(&tree);
+    let local = Local::start(&tree, "o/n", 0);
     let hub = Hub::new(HubConfig {
         endpoint: local.endpoint.clone(),
         segment_bytes: 500_000,
@@ -87,4 +88,36 @@ fn steps_from_nginx_are_right_in_several_ranges() {
             assert!(got == want, "{} differs", file.path);
         }
     }
+}
+
+#[test]
+fn tasks_from_a_dataset_repository_are_solved_by_their_oracles() {
+    if !has_nginx() {
+        eprintln!("SKIPPED: nginx is not installed (apt-get install nginx-light)");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temp dir");
+    if super::sandbox::host(dir.path()).is_none() {
+        return;
+    }
+    let tree = dir.path().join("tree");
+    std::fs::create_dir_all(&tree).expect("makes");
+    let tasks = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tasks");
+    std::os::unix::fs::symlink(&tasks, tree.join("main")).expect("links");
+    let local = Local::start(&tree, "datasets/o/tasks", 1);
+    let mut command = super::cli::binary(dir.path());
+    command
+        .env("HF_ENDPOINT", &local.endpoint)
+        .args(["score", "--agent", "oracle", "--tasks", "hf://datasets/o/tasks@main"])
+        .args(["-o", "job", "--json"]);
+    let output = command.output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let last: serde_json::Value =
+        serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    let count = std::fs::read_dir(&tasks).expect("lists").count();
+    assert_eq!(
+        (last["trials"].as_u64(), last["steps"][0]["mean"].as_f64()),
+        (Some(count as u64), Some(1.0))
+    );
 }

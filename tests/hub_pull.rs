@@ -572,3 +572,33 @@ fn progress_ends_at_its_total() {
     hub.run_pull(&plan, &progress, &Cancel::default()).expect("pulls");
     assert_eq!(count.0.load(Ordering::Relaxed), count.1.load(Ordering::Relaxed));
 }
+
+#[test]
+fn ranges_of_remote_files_go_on_after_a_stall_and_end_when_nothing_comes() {
+    let world = World::with_step();
+    let hub = world.hub();
+    let remote = hub.open_remote(&repo(), "step_100", &silent()).expect("opens");
+    let name = "model-00001-of-00001.safetensors";
+    let file = remote.find(name).expect("is listed");
+    let right = noise(LARGE, 1);
+    world.server.fault("cdn/blob/", Fault::Stall(1000), 2);
+    let got = file.read_range(10..5010).expect("reads");
+    assert!(got == right[10..5010]);
+    let asked: Vec<_> = world.server.byte_requests().iter().map(|s| s.range.clone()).collect();
+    let wanted = ["bytes=10-5009", "bytes=1010-5009", "bytes=2010-5009"];
+    assert_eq!(asked, wanted.map(|range| Some(range.to_owned())));
+
+    // Slow is no stall, however long it takes in sum.
+    world.server.fault("cdn/blob/", Fault::Slow(Duration::from_millis(70)), 1);
+    let started = Instant::now();
+    assert!(file.read_range(0..LARGE as u64).expect("reads") == right);
+    let patience = world.config().timeouts.connect + world.config().timeouts.read;
+    assert!(started.elapsed() > patience, "the test asks too little");
+
+    world.server.fault("cdn/blob/", Fault::Stall(0), usize::MAX);
+    let started = Instant::now();
+    let error = file.read_range(0..10).expect_err("nothing comes");
+    assert!(matches!(error, Error::GaveUp { .. }), "{error}");
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(started.elapsed() < Duration::from_secs(20));
+}

@@ -269,10 +269,13 @@ fn answer(state: &State, seen: &Seen, cdn: &str) -> Answer {
             None => Answer::not_found("EntryNotFound"),
         };
     }
-    if let Some(rest) = path.strip_prefix("/api/models/o/n/") {
+    // The same content is a model and a dataset.
+    let api_paths = ["/api/models/o/n/", "/api/datasets/o/n/"];
+    if let Some(rest) = api_paths.iter().find_map(|start| path.strip_prefix(start)) {
         return api(state, rest);
     }
-    match path.strip_prefix("/o/n/resolve/") {
+    let resolve_paths = ["/o/n/resolve/", "/datasets/o/n/resolve/"];
+    match resolve_paths.iter().find_map(|start| path.strip_prefix(start)) {
         Some(rest) => resolve(state, rest, cdn),
         None => Answer::not_found("RepoNotFound"),
     }

@@ -19,6 +19,7 @@ mod hub_lies;
 mod hub_nginx;
 mod hub_pull;
 mod hub_server;
+mod hub_tasks;
 mod inspect;
 mod killed;
 mod mutate;

@@ -10,6 +10,7 @@ use tmax_ckpt::engine::chat::{
     ToolCall, Usage,
 };
 use tmax_ckpt::harness::agent::Settings;
+use tmax_ckpt::harness::dataset::Dataset;
 use tmax_ckpt::harness::environment::Host;
 use tmax_ckpt::harness::job::{Candidate, Job, Spec, Who};
 use tmax_ckpt::harness::prompts::Prompts;
@@ -105,7 +106,7 @@ fn write_task(dir: &Path, name: &str, agent_secs: f64) {
 fn spec(dir: &Path, host: Host, tasks: &Path, candidates: Vec<Candidate>) -> Spec {
     Spec {
         dir: dir.join("job"),
-        dataset: tasks.to_owned(),
+        dataset: Dataset::local(tasks.to_owned()),
         tasks: task::load_all(tasks).expect("the tasks load"),
         candidates,
         attempts: 1,

@@ -58,6 +58,14 @@ pub enum Failure {
         /// What may have been meant.
         help: String,
     },
+    /// Neither a folder of tasks nor a repository of some.
+    #[error("{message}")]
+    NoTasks {
+        /// The message, the argument in it escaped.
+        message: String,
+        /// What may have been meant.
+        help: String,
+    },
     /// A repository or revision is not in the cache.
     #[error("{reference} is not in the cache")]
     NotCached {
@@ -87,7 +95,9 @@ pub enum Failure {
 impl Diagnose for Failure {
     fn kind(&self) -> Kind {
         match self {
-            Self::NotACheckpoint { .. } | Self::NotCached { .. } => Kind::NotFound,
+            Self::NotACheckpoint { .. } | Self::NoTasks { .. } | Self::NotCached { .. } => {
+                Kind::NotFound
+            }
             Self::Interrupted { kind, .. } => *kind,
             _ => Kind::Usage,
         }
@@ -99,6 +109,7 @@ impl Diagnose for Failure {
             Self::UnknownKey { .. } => "config_unknown_key",
             Self::BadSetting { .. } => "setting_invalid",
             Self::NotACheckpoint { .. } => "checkpoint_not_found",
+            Self::NoTasks { .. } => "tasks_not_found",
             Self::NotCached { .. } => NOT_CACHED,
             Self::Interrupted { kind, .. } => kind.id(),
             Self::Usage(..) => "usage",
@@ -119,7 +130,7 @@ impl Diagnose for Failure {
             Self::BadSetting { .. } => {
                 vec!["`tmax-ckpt config show` says where it came from".into()]
             }
-            Self::NotACheckpoint { help, .. } => vec![help.clone()],
+            Self::NotACheckpoint { help, .. } | Self::NoTasks { help, .. } => vec![help.clone()],
             Self::NotCached { reference, near } => {
                 let mut lines = vec![format!("`tmax-ckpt pull {reference}` fetches it")];
                 if let Some(near) = near {

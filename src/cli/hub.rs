@@ -55,6 +55,19 @@ pub fn parse(text: &str, kind: RepoKind) -> Result<RepoRef> {
     Ok(RepoRef::parse(text, kind)?)
 }
 
+/// Returns the glob for a path of an `hf://` reference: itself, and all below it.
+#[must_use]
+pub fn path_glob(path: &str) -> String {
+    let escaped: String = path
+        .chars()
+        .flat_map(|c| {
+            let special = matches!(c, '*' | '?' | '[' | ']' | '{' | '}');
+            if special { vec!['[', c, ']'] } else { vec![c] }
+        })
+        .collect();
+    format!("{{{escaped},{escaped}/*}}")
+}
+
 /// Returns the short form of a commit that people compare by eye.
 #[must_use]
 pub fn short(commit: &crate::hub::CommitSha) -> &str {

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::hub;
-use super::resolve::HubReference;
 use crate::arch::ModelConfig;
 use crate::checkpoint::{CONFIG_FILE, CheckpointError};
 use crate::error::Result;
-use crate::hub::{CommitSha, RemoteHeader, RemoteHeaders, Repo, RepoKind};
+use crate::hub::{CommitSha, RemoteHeader, RemoteHeaders, RepoRef};
 use crate::name::escape;
 use crate::ops::inspect::FileHead;
 use crate::safetensors::{self, Header, INDEX_FILE, Index, IndexFault, SINGLE_FILE};
@@ -31,11 +30,11 @@ impl RemoteCheckpoint {
     ///
     /// # Errors
     /// Those of the network; what [`crate::checkpoint::TensorSet::open`] would refuse.
-    pub fn read(reference: &HubReference, ctx: &Context) -> Result<Self> {
-        let repo = Repo::new(RepoKind::Model, &reference.repo)?;
+    pub fn read(reference: &RepoRef, ctx: &Context) -> Result<Self> {
         let hub = hub::open(ctx)?;
-        let headers = hub.remote_headers(&repo, &reference.revision, &ctx.progress())?;
-        let label = format!("{}@{}", reference.repo, escape(&reference.revision));
+        let revision = reference.revision_or_main();
+        let headers = hub.remote_headers(&reference.repo, revision, &ctx.progress())?;
+        let label = reference.to_string();
         let dir = PathBuf::from(&label);
         let config = headers.config.as_deref().map(ModelConfig::parse).transpose();
         let path = dir.join(CONFIG_FILE);

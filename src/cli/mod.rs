@@ -38,6 +38,7 @@ pub mod settings;
 pub mod signals;
 pub mod steps;
 pub mod strip;
+pub mod tasks;
 pub mod verify;
 
 use std::ffi::OsString;

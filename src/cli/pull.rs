@@ -21,7 +21,7 @@ use crate::units;
 /// Fetch revisions into the shared cache; resumes, and verifies while it writes
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// owner/name[@REV], or hf://owner/name[@REV]
+    /// owner/name[@REV], datasets/owner/name[@REV], or hf://[datasets/]owner/name[@REV][/PATH]
     #[arg(value_name = "REPO[@REV]")]
     repo: String,
     /// A branch, tag or commit, a list, a glob or a range: step_100,step_200, 'step_*',
@@ -80,7 +80,7 @@ fn request(args: &Args) -> Result<PullRequest> {
         (None, None) => "main".to_owned(),
     };
     let mut include = args.include.clone();
-    include.extend(reference.path.map(|path| globset_escape(&path)));
+    include.extend(reference.path.map(|path| hub::path_glob(&path)));
     Ok(PullRequest {
         repo: reference.repo,
         revision,
@@ -89,18 +89,6 @@ fn request(args: &Args) -> Result<PullRequest> {
         target: args.local_dir.clone().map_or(Target::Cache, Target::Folder),
         existing: if args.force_download { Existing::Refetch } else { Existing::Keep },
     })
-}
-
-/// A path from an `hf://` reference means itself, and all below it.
-fn globset_escape(path: &str) -> String {
-    let escaped: String = path
-        .chars()
-        .flat_map(|c| {
-            let special = matches!(c, '*' | '?' | '[' | ']' | '{' | '}');
-            if special { vec!['[', c, ']'] } else { vec![c] }
-        })
-        .collect();
-    format!("{{{escaped},{escaped}/*}}")
 }
 
 fn planned(plan: &PullPlan) -> Outcome {

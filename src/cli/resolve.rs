@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use super::failure::{Failure, NOT_CACHED};
 use crate::error::Result;
-use crate::hub::{CommitSha, Pattern, Repo, RepoCache, RepoKind};
-use crate::name::{escape, is_safe_relative_path, suggest};
+use crate::hub::{CommitSha, Pattern, RepoCache, RepoKind, RepoRef};
+use crate::name::{escape, suggest};
 
 /// What a CKPT argument names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,24 +14,7 @@ pub enum Reference {
     /// A file or folder on this machine.
     Local(PathBuf),
     /// Something on the Hub.
-    Hub(HubReference),
-}
-
-/// A repository, revision and file on the Hub.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubReference {
-    /// `owner/name`.
-    pub repo: String,
-    /// The revision expression as typed; `main` when none was.
-    pub revision: String,
-    /// The file or folder inside the repository.
-    pub path: Option<String>,
-}
-
-impl std::fmt::Display for HubReference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}", self.repo, self.revision)
-    }
+    Hub(RepoRef),
 }
 
 impl Reference {
@@ -40,52 +23,23 @@ impl Reference {
     /// # Errors
     /// [`Failure::NotACheckpoint`].
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        if let Some(rest) = text.strip_prefix("hf://") {
-            return parse_uri(rest).map(Self::Hub).ok_or_else(|| not_a_checkpoint(text));
+        if !text.starts_with("hf://") && is_path(text) {
+            return Ok(Self::Local(text.into()));
         }
-        let path = Path::new(text);
-        let explicit = ["./", "../", "/"].iter().any(|start| text.starts_with(start));
-        if explicit || text == "." || text == ".." || path.exists() {
-            return Ok(Self::Local(path.to_owned()));
-        }
-        let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
-        if !is_repo(repo) || revision.is_empty() {
-            return Err(not_a_checkpoint(text));
-        }
-        let (repo, revision) = (repo.to_owned(), revision.to_owned());
-        Ok(Self::Hub(HubReference { repo, revision, path: None }))
+        let reference: Result<RepoRef, _> = text.parse();
+        reference
+            .ok()
+            .filter(|reference| reference.repo.kind() == RepoKind::Model)
+            .map(Self::Hub)
+            .ok_or_else(|| not_a_checkpoint(text))
     }
 }
 
-/// Parses `owner/name@rev/path`. A slash inside the revision is written `%2F`, as hf does.
-fn parse_uri(rest: &str) -> Option<HubReference> {
-    let rest = rest.strip_prefix("models/").unwrap_or(rest);
-    let (owner, rest) = rest.split_once('/')?;
-    let (head, path) = match rest.split_once('/') {
-        Some((head, path)) => (head, Some(path)),
-        None => (rest, None),
-    };
-    let (name, revision) = head.split_once('@').unwrap_or((head, "main"));
-    let repo = format!("{owner}/{name}");
-    if !is_repo(&repo) || revision.is_empty() || path.is_some_and(|p| !is_safe_relative_path(p)) {
-        return None;
-    }
-    let revision = revision.replace("%2F", "/").replace("%2f", "/");
-    Some(HubReference { repo, revision, path: path.map(str::to_owned) })
-}
-
-/// Says whether `text` is `owner/name` with the characters that the Hub allows.
-fn is_repo(text: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let part = |part: &str| {
-        !part.is_empty()
-            && part.len() <= 96
-            && part.chars().all(allowed)
-            && !part.starts_with(['-', '.'])
-            && !part.contains("..")
-            && !part.contains("--")
-    };
-    text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+/// Says whether an argument is a path by its form, or because there is one.
+#[must_use]
+pub fn is_path(text: &str) -> bool {
+    let explicit = ["./", "../", "/"].iter().any(|start| text.starts_with(start));
+    explicit || text == "." || text == ".." || Path::new(text).exists()
 }
 
 fn not_a_checkpoint(text: &str) -> Failure {
@@ -144,7 +98,7 @@ pub enum Location {
     /// On this machine.
     Local(Local),
     /// On the Hub alone, as far as the cache knows.
-    Hub(HubReference),
+    Hub(RepoRef),
 }
 
 /// Finds one checkpoint for commands that can look at the Hub: what is cached wins.
@@ -164,18 +118,17 @@ pub fn locate(text: &str, ctx: &Context) -> Result<Location> {
 }
 
 /// Looks revisions up in the shared cache: names, lists, globs and ranges over what is there.
-fn cached(hub: &HubReference, ctx: &Context) -> Result<Vec<Local>> {
-    let repo = Repo::new(RepoKind::Model, &hub.repo)?;
-    let cache = RepoCache::new(ctx.cache_dir(), &repo);
+fn cached(hub: &RepoRef, ctx: &Context) -> Result<Vec<Local>> {
+    let cache = RepoCache::new(ctx.cache_dir(), &hub.repo);
     let refs = cache.refs();
     let names = || refs.iter().map(|(name, _)| name.as_str());
     let missing = |revision: &str| Failure::NotCached {
         reference: format!("{}@{}", hub.repo, escape(revision)),
         near: suggest(revision, names()).map(escape),
     };
-    let wanted = Pattern::parse(&hub.revision)?
-        .expand(&hub.repo, names())
-        .map_err(|_| missing(&hub.revision))?;
+    let wanted = Pattern::parse(hub.revision_or_main())?
+        .expand(&hub.repo.to_string(), names())
+        .map_err(|_| missing(hub.revision_or_main()))?;
     let local = |revision: String| -> Result<Local> {
         let commit = CommitSha::new(&revision).or_else(|| cache.read_ref(&revision));
         let mut path = cache.snapshot(&commit.ok_or_else(|| missing(&revision))?);
@@ -190,12 +143,13 @@ fn cached(hub: &HubReference, ctx: &Context) -> Result<Vec<Local>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HubReference, Reference};
+    use super::Reference;
+    use crate::hub::{Repo, RepoKind, RepoRef};
 
-    fn hub(repo: &str, revision: &str, path: Option<&str>) -> Reference {
-        Reference::Hub(HubReference {
-            repo: repo.into(),
-            revision: revision.into(),
+    fn hub(repo: &str, revision: Option<&str>, path: Option<&str>) -> Reference {
+        Reference::Hub(RepoRef {
+            repo: Repo::new(RepoKind::Model, repo).expect("valid"),
+            revision: revision.map(str::to_owned),
             path: path.map(str::to_owned),
         })
     }
@@ -203,16 +157,16 @@ mod tests {
     #[test]
     fn the_three_forms_are_told_apart() {
         let cases = [
-            ("allenai/tmax-9b", hub("allenai/tmax-9b", "main", None)),
+            ("allenai/tmax-9b", hub("allenai/tmax-9b", None, None)),
             (
                 "allenai/tmax-9b@step_{100..400..50}",
-                hub("allenai/tmax-9b", "step_{100..400..50}", None),
+                hub("allenai/tmax-9b", Some("step_{100..400..50}"), None),
             ),
             (
                 "hf://allenai/tmax-9b@step_1/a/b.json",
-                hub("allenai/tmax-9b", "step_1", Some("a/b.json")),
+                hub("allenai/tmax-9b", Some("step_1"), Some("a/b.json")),
             ),
-            ("hf://models/a/b@refs%2Fpr%2F1", hub("a/b", "refs/pr/1", None)),
+            ("hf://models/a/b@refs%2Fpr%2F1", hub("a/b", Some("refs/pr/1"), None)),
             ("./allenai/tmax-9b", Reference::Local("./allenai/tmax-9b".into())),
             ("src", Reference::Local("src".into())),
         ];
@@ -233,6 +187,7 @@ mod tests {
             "hf://a/b@r/../x",
             "a/-b",
             "a/b\u{1b}",
+            "datasets/a/b",
         ] {
             assert!(Reference::parse(bad).is_err(), "{bad:?}");
         }

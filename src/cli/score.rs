@@ -9,6 +9,7 @@ use serde_json::json;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::scoring::{Model, ScoringArgs, with_job_help};
+use super::tasks;
 use crate::error::Result;
 use crate::harness::import::{self, Imported, StepSummary};
 use crate::harness::job::{Candidate, Job, Who};
@@ -82,7 +83,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     };
     let candidates: Vec<Candidate> = models.iter().map(|m| m.candidate.clone()).collect();
     if args.dry_run {
-        return dry_run(&args, scoring, dir, &candidates);
+        return dry_run(&args, scoring, dir, &candidates, ctx);
     }
     let (job, _watch) = scoring.open_job(dir, candidates, args.attempts, ctx)?;
     let ran = run_all(&job, &models, ctx);
@@ -136,20 +137,22 @@ fn dry_run(
     scoring: &ScoringArgs,
     dir: &Path,
     candidates: &[Candidate],
+    ctx: &Context,
 ) -> Result<Outcome> {
-    let tasks = crate::harness::task::load_all(&scoring.tasks)?;
+    let (tasks, first) = tasks::find(&scoring.tasks, ctx)?.preview()?;
     scoring.settings()?;
     scoring.prompts()?;
-    let kept = tasks.iter().filter(|t| scoring.only.is_empty() || scoring.only.contains(&t.name));
+    let kept = tasks.iter().filter(|t| scoring.only.is_empty() || scoring.only.contains(t));
     let tasks = kept.count();
     let trials = tasks * candidates.len() * args.attempts as usize;
     let names: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
     let fields = json!({
         "job": dir, "dry_run": true, "tasks": tasks, "attempts": args.attempts,
-        "candidates": names, "trials": trials,
+        "candidates": names, "trials": trials, "first": first,
     });
+    let first = first.map_or(String::new(), |line| line + "\n");
     let human = format!(
-        "would run {} ({} × {} × {}) into {}\n",
+        "{first}would run {} ({} × {} × {}) into {}\n",
         plural(trials as u64, "trial"),
         names.join(", "),
         plural(tasks as u64, "task"),

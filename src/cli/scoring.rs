@@ -9,6 +9,7 @@ use clap::{ValueEnum, ValueHint};
 use super::context::Context;
 use super::failure::Failure;
 use super::resolve::{self, Local};
+use super::tasks;
 use crate::checkpoint::Checkpoint;
 use crate::engine::backend::WeightPrecision;
 use crate::engine::chat::{CancelFlag, ChatError, ChatModel, ChatReply, ChatRequest, Sampling};
@@ -37,9 +38,10 @@ pub enum SandboxChoice {
 /// How tasks are run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ScoringArgs {
-    /// A folder of tasks in Harbor's format, or one task
+    /// A folder of tasks in Harbor's format, or one task; or a dataset repository of the Hub:
+    /// datasets/owner/name[@REV], hf://datasets/owner/name[@REV][/FOLDER]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub tasks: PathBuf,
+    pub tasks: String,
     /// Only these tasks of the folder; may be repeated
     #[arg(long = "task", value_name = "NAME")]
     pub only: Vec<String>,
@@ -239,8 +241,8 @@ impl ScoringArgs {
             std::path::absolute(path).map_err(crate::fsio::Error::io("resolve", path))
         };
         let dir = absolute(dir)?;
-        let dataset = absolute(&self.tasks)?;
-        let mut tasks = task::load_all(&dataset)?;
+        let dataset = tasks::find(&self.tasks, ctx)?.fetch(ctx)?;
+        let mut tasks = task::load_all(&dataset.dir)?;
         if !self.only.is_empty() {
             tasks.retain(|task| self.only.contains(&task.name));
             self.check_names(&tasks)?;
@@ -272,7 +274,8 @@ impl ScoringArgs {
             None => Ok(()),
             Some(name) => {
                 let message = format!("no task `{}`", crate::name::escape(name));
-                let help = format!("the folders in {} are the tasks", self.tasks.display());
+                let help =
+                    format!("the folders in {} are the tasks", crate::name::escape(&self.tasks));
                 Err(Failure::Usage(message, vec![help]).into())
             }
         }

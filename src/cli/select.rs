@@ -203,13 +203,11 @@ fn write_report(
 fn command_line(args: &Args, summary: &Summary) -> String {
     let mut line = "tmax-ckpt select".to_owned();
     let words: Vec<String> = match &args.scoring {
-        Some(scoring) => {
-            std::iter::once(format!("--metric tblite --tasks {}", scoring.tasks.display()))
-                .chain(args.checkpoints.iter().cloned())
-                .chain([format!("--output {}", args.output.display())])
-                .chain([format!("--seed {}", scoring.seed)])
-                .collect()
-        }
+        Some(scoring) => std::iter::once(format!("--metric tblite --tasks {}", scoring.tasks))
+            .chain(args.checkpoints.iter().cloned())
+            .chain([format!("--output {}", args.output.display())])
+            .chain([format!("--seed {}", scoring.seed)])
+            .collect(),
         None => std::iter::once("--from".to_owned())
             .chain(args.from.iter().map(|dir| dir.display().to_string()))
             .collect(),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::dataset::Dataset;
 use super::digest;
 use super::environment::Host;
 use super::error::{Error, Result};
@@ -71,8 +72,8 @@ pub struct Candidate {
 pub struct Spec {
     /// The job folder.
     pub dir: PathBuf,
-    /// The folder of the tasks.
-    pub dataset: PathBuf,
+    /// Where the tasks come from.
+    pub dataset: Dataset,
     /// The tasks.
     pub tasks: Vec<Task>,
     /// The candidates.
@@ -103,7 +104,6 @@ pub struct Spec {
 pub struct Job {
     pub(super) spec: Spec,
     pub(super) id: String,
-    pub(super) dataset: String,
     pub(super) harness_digest: String,
     started_at: String,
     /// Kind and help of the machine's last failure.
@@ -125,9 +125,8 @@ impl Job {
             "seed": spec.seed,
         }));
         let (id, started_at) = identity(&spec, &harness_digest)?;
-        let dataset = spec.dataset.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let last_failure = Mutex::default();
-        let job = Self { spec, id, dataset, harness_digest, started_at, last_failure, _lock: lock };
+        let job = Self { spec, id, harness_digest, started_at, last_failure, _lock: lock };
         let scratch = job.scratch();
         if scratch.exists() {
             // Left by a run that was killed; the lock says that none is running.
@@ -254,7 +253,7 @@ impl Job {
     pub fn finish(&self) -> Result<()> {
         let read = import::read(&self.spec.dir)?;
         let total = self.planned().len().max(read.records.len());
-        let stats = import::job_stats(&read, total, &self.dataset);
+        let stats = import::job_stats(&read, total, &self.spec.dataset.name);
         let done = read.records.len() >= total;
         let now = (self.spec.clock)().to_string();
         let result = json!({
@@ -321,7 +320,7 @@ impl Job {
             "n_concurrent_trials": self.spec.n_concurrent.max(1),
             "environment": record::environment_config(self.spec.host.word()),
             "agents": agents,
-            "datasets": [{"path": self.spec.dataset}],
+            "datasets": [{"path": self.spec.dataset.dir}],
         })
     }
 
@@ -332,7 +331,7 @@ impl Job {
             .map(|trial| {
                 let agent = self.agent_config(&self.spec.candidates[trial.candidate]);
                 let task = &self.spec.tasks[trial.task];
-                record::trial_lock(task, &self.dataset, &agent, self.spec.host.word())
+                record::trial_lock(task, &self.spec.dataset.name, &agent, self.spec.host.word())
             })
             .collect();
         json!({
@@ -409,6 +408,7 @@ fn identity(spec: &Spec, harness_digest: &str) -> Result<(String, String)> {
             let reason = "it was made with other prompts, sampling, limits or seed";
             return Err(Error::job(&spec.dir, reason, "choose another folder with -o"));
         }
+        spec.dataset.check_same(&found["dataset"], &spec.dir)?;
         if let (Some(id), Some(at)) = (found["id"].as_str(), found["started_at"].as_str()) {
             return Ok((id.to_owned(), at.to_owned()));
         }
@@ -427,6 +427,7 @@ fn identity(spec: &Spec, harness_digest: &str) -> Result<(String, String)> {
         "harness_digest": harness_digest,
         "settings": spec.settings.to_json(),
         "seed": spec.seed,
+        "dataset": spec.dataset.to_json(),
         "prompts_digest": spec.prompts.digest(),
     });
     write_json(&path, &own)?;

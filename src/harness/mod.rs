@@ -4,6 +4,7 @@
 //! [`record::TrialRecord`]s. [`import::read`] returns the same from folders that Harbor wrote.
 
 pub mod agent;
+pub mod dataset;
 pub mod digest;
 pub mod dockerfile;
 pub mod environment;

@@ -62,9 +62,10 @@ pub(super) fn run(job: &Job, trial: Trial) -> Result<TrialRecord> {
     let agent = job.agent_config(candidate);
     let word = job.spec.host.word();
     let job_dir = job.spec.dir.display().to_string();
-    let config = record::trial_config(task, &job.dataset, &name, &job_dir, &job.id, &agent, word);
+    let dataset = job.spec.dataset.name.as_str();
+    let config = record::trial_config(task, dataset, &name, &job_dir, &job.id, &agent, word);
     write_json(&dir.join("config.json"), &config)?;
-    let lock = record::trial_lock(task, &job.dataset, &agent, word);
+    let lock = record::trial_lock(task, dataset, &agent, word);
     write_json(&dir.join("lock.json"), &lock)?;
     let started_at = (job.spec.clock)();
     let mut account = Account::default();
@@ -225,7 +226,7 @@ fn write_records(
         "trial_name": name,
         "trial_uri": format!("file://{}", dir.display()),
         "task_id": {"path": task.dir},
-        "source": job.dataset,
+        "source": job.spec.dataset.name,
         "task_checksum": task.digest,
         "config": config,
         "agent_info": {
@@ -277,6 +278,7 @@ fn provenance(job: &Job, trial: Trial, account: &Account) -> Value {
         "key": job.key(trial),
         "repository": candidate.repository,
         "commit": candidate.commit,
+        "dataset": job.spec.dataset.to_json(),
         "task_digest": job.spec.tasks[trial.task].digest,
         "harness_digest": job.harness_digest,
         "attempt": trial.attempt,

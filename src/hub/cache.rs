@@ -220,6 +220,7 @@ impl RemovalPlan {
             cached.revisions.iter().filter(stays).flat_map(|r| &r.blobs).collect();
         for revision in gone {
             self.folders.push(revision.folder.clone());
+            self.folders.push(cached.folder.join(".plain").join(revision.commit.as_str()));
             let refs = revision.refs.iter().map(|name| cached.folder.join("refs").join(name));
             self.files.extend(refs);
             self.files.push(cached.folder.join("trees").join(format!("{}.json", revision.commit)));

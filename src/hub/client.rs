@@ -31,7 +31,7 @@ pub struct Hub {
 /// What needs the network.
 #[derive(Debug)]
 pub(super) struct Online {
-    hf: hf_hub::HFClient,
+    pub hf: hf_hub::HFClient,
     http: reqwest::Client,
     pub endpoint: Url,
     token: Option<Token>,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::client::Online;
 use super::error::{Error, Result, Retry};
 use super::part::PartFile;
-use super::repo::{CommitSha, Repo};
+use super::repo::{CommitSha, Repo, RepoKind};
 use super::tree::TreeFile;
 use crate::progress::SharedProgress;
 
@@ -209,13 +209,7 @@ async fn stream(fetch: &Fetch, part: &Arc<PartFile>, at: &mut u64, end: u64) -> 
             return Err(Error::SizeMismatch { path: fetch.item.clone(), expected: size, got });
         }
     }
-    let patience = fetch.online.timeouts.read;
-    loop {
-        let chunk = timeout(patience, body.next())
-            .await
-            .map_err(|_| Error::Stalled { what: fetch.item.clone(), after: patience })?;
-        let Some(chunk) = chunk else { break };
-        let mut chunk = chunk.map_err(|e| Error::from_hf(e, &fetch.item))?;
+    while let Some(mut chunk) = next_chunk(fetch, &mut body).await? {
         let surplus = (*at + chunk.len() as u64).saturating_sub(end);
         chunk.truncate(chunk.len() - surplus as usize);
         let len = chunk.len() as u64;
@@ -244,42 +238,76 @@ async fn stream(fetch: &Fetch, part: &Arc<PartFile>, at: &mut u64, end: u64) -> 
 async fn open(fetch: &Fetch, range: Option<Range<u64>>) -> Result<(Option<u64>, ByteStream)> {
     let online = &fetch.online;
     online.wait_for_turn().await;
-    let repository = online.repository(&fetch.repo);
-    let answer = repository
-        .download_file_stream()
-        .filename(&fetch.file.path)
-        .revision(fetch.commit.as_str())
-        .maybe_range(range)
-        .send();
-    // A HEAD and a GET, each perhaps with a redirect and a connection of its own.
+    // A handle whose kind is only known at run time asks for a dataset's metadata as for a model's.
+    let (owner, name) = (fetch.repo.owner(), fetch.repo.name());
     let patience = online.timeouts.connect + online.timeouts.read;
-    match timeout(patience, answer).await {
+    let answer = match fetch.repo.kind() {
+        RepoKind::Model => timeout(patience, ask(online.hf.model(owner, name), fetch, range)).await,
+        RepoKind::Dataset => {
+            timeout(patience, ask(online.hf.dataset(owner, name), fetch, range)).await
+        }
+    };
+    match answer {
         Ok(answer) => answer.map_err(|e| Error::from_hf(e, &fetch.item)),
         Err(_) => Err(Error::Stalled { what: fetch.item.clone(), after: patience }),
     }
 }
 
-/// Reads one range into memory, with the same checks and tries.
-pub(super) async fn read_range(fetch: &Fetch, range: Range<u64>) -> Result<Vec<u8>> {
-    let (start, want) = (range.start, (range.end - range.start) as usize);
-    let what = &fetch.item;
-    fetch
-        .online
-        .retrying(what, &fetch.progress, || async {
-            let (len, mut body) = open(fetch, Some(range.clone())).await?;
-            if len.is_some_and(|len| len != want as u64) || (len.is_none() && start > 0) {
-                return Err(Error::RangeIgnored { what: what.clone() });
-            }
-            let mut bytes = Vec::with_capacity(want);
-            while let Some(chunk) = body.next().await {
-                bytes.extend_from_slice(&chunk.map_err(|e| Error::from_hf(e, what))?);
-                if bytes.len() >= want {
-                    bytes.truncate(want);
-                    return Ok(bytes);
-                }
-            }
-            let why = format!("{} bytes short", want - bytes.len());
-            Err(Error::Cut { what: what.clone(), why })
-        })
+/// Sends a HEAD and a GET, each perhaps with a redirect and a connection of its own.
+async fn ask<T: hf_hub::RepoType>(
+    repository: hf_hub::HFRepository<T>,
+    fetch: &Fetch,
+    range: Option<Range<u64>>,
+) -> hf_hub::HFResult<(Option<u64>, ByteStream)> {
+    repository
+        .download_file_stream()
+        .filename(&fetch.file.path)
+        .revision(fetch.commit.as_str())
+        .maybe_range(range)
+        .send()
         .await
+}
+
+/// Waits for the next piece of a body, as long as a transfer may stand still.
+async fn next_chunk(fetch: &Fetch, body: &mut ByteStream) -> Result<Option<bytes::Bytes>> {
+    let patience = fetch.online.timeouts.read;
+    let chunk = timeout(patience, body.next())
+        .await
+        .map_err(|_| Error::Stalled { what: fetch.item.clone(), after: patience })?;
+    chunk.transpose().map_err(|e| Error::from_hf(e, &fetch.item))
+}
+
+/// Reads one range into memory, continuing after each failure from the byte reached.
+pub(super) async fn read_range(fetch: &Fetch, range: Range<u64>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+    let mut failures = 0;
+    loop {
+        let before = bytes.len();
+        match read_on(fetch, &range, &mut bytes).await {
+            Ok(()) => return Ok(bytes),
+            Err(error) => {
+                failures = if bytes.len() > before { 0 } else { failures + 1 };
+                retry_or_give_up(fetch, error, failures).await?;
+            }
+        }
+    }
+}
+
+/// Reads what is left of a range; `bytes` holds what arrived, however this ends.
+async fn read_on(fetch: &Fetch, range: &Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
+    let start = range.start + bytes.len() as u64;
+    let (len, mut body) = open(fetch, Some(start..range.end)).await?;
+    let left = range.end - start;
+    if len.is_some_and(|len| len != left) || (len.is_none() && start > 0) {
+        return Err(Error::RangeIgnored { what: fetch.item.clone() });
+    }
+    let want = bytes.len() + left as usize;
+    while let Some(chunk) = next_chunk(fetch, &mut body).await? {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(want - bytes.len())]);
+        if bytes.len() == want {
+            return Ok(());
+        }
+    }
+    let why = format!("{} bytes short", want - bytes.len());
+    Err(Error::Cut { what: fetch.item.clone(), why })
 }

@@ -16,6 +16,7 @@ mod fetch;
 mod hash;
 mod part;
 mod pattern;
+mod plain;
 mod plan;
 mod pull;
 mod ranges;

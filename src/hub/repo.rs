@@ -135,7 +135,8 @@ impl fmt::Display for CommitSha {
     }
 }
 
-/// A repository and what of it: `owner/name[@rev]` or `hf://[models/|datasets/]owner/name[@rev]`.
+/// A repository and what of it: `[models/|datasets/]owner/name[@rev]`, or the same after `hf://`
+/// with `/path` at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoRef {
     /// The repository.
@@ -150,36 +151,70 @@ impl RepoRef {
     /// Reads a reference; `kind` is what an unmarked one is.
     ///
     /// # Errors
-    /// [`Error::BadRepo`].
+    /// [`Error::BadRepo`], also for a revision that is empty or a path that leaves its folder.
     pub fn parse(text: &str, kind: RepoKind) -> Result<Self, Error> {
-        let Some(rest) = text.strip_prefix("hf://") else {
-            let (id, revision) = split_at_sign(text);
-            return Ok(Self { repo: Repo::new(kind, id)?, revision, path: None });
+        match text.strip_prefix("hf://") {
+            Some(rest) => Self::parse_uri(rest, kind),
+            None => Self::parse_plain(text, kind),
+        }
+        .ok_or_else(|| Error::BadRepo { text: crate::name::escape(text) })
+    }
+
+    fn parse_plain(text: &str, kind: RepoKind) -> Option<Self> {
+        // A revision may hold slashes, a repository has one.
+        let (id, revision) = split_at_sign(text)?;
+        let (kind, id) = match split_kind(id) {
+            Some((kind, rest)) if rest.contains('/') => (kind, rest),
+            _ => (kind, id),
         };
-        let (kind, rest) = match rest.split_once('/') {
-            Some(("models", rest)) => (RepoKind::Model, rest),
-            Some(("datasets", rest)) => (RepoKind::Dataset, rest),
-            _ => (kind, rest),
-        };
-        // owner/name@rev/path: a slash inside the revision is written %2F in this form.
-        let bad = || Error::BadRepo { text: crate::name::escape(text) };
-        let (owner, rest) = rest.split_once('/').ok_or_else(bad)?;
+        Some(Self { repo: Repo::new(kind, id).ok()?, revision, path: None })
+    }
+
+    /// Reads what follows `hf://`: a slash inside the revision is written `%2F` there.
+    fn parse_uri(rest: &str, kind: RepoKind) -> Option<Self> {
+        let (kind, rest) = split_kind(rest).unwrap_or((kind, rest));
+        let (owner, rest) = rest.split_once('/')?;
         let (name, path) = match rest.split_once('/') {
-            Some((name, path)) if !path.is_empty() => (name, Some(path.to_owned())),
-            Some((name, _)) => (name, None),
+            Some((name, path)) => (name, Some(path.trim_end_matches('/'))),
             None => (rest, None),
         };
-        let (name, revision) = split_at_sign(name);
-        let revision = revision.map(|r| r.replace("%2F", "/"));
-        Ok(Self { repo: Repo::new(kind, &format!("{owner}/{name}"))?, revision, path })
+        let path = path.filter(|path| !path.is_empty());
+        if path.is_some_and(|path| !crate::name::is_safe_relative_path(path)) {
+            return None;
+        }
+        let (name, revision) = split_at_sign(name)?;
+        let revision = revision.map(|r| r.replace("%2F", "/").replace("%2f", "/"));
+        let repo = Repo::new(kind, &format!("{owner}/{name}")).ok()?;
+        Some(Self { repo, revision, path: path.map(str::to_owned) })
+    }
+
+    /// Returns the revision expression, `main` when none was written.
+    #[must_use]
+    pub fn revision_or_main(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
     }
 }
 
-fn split_at_sign(text: &str) -> (&str, Option<String>) {
+impl fmt::Display for RepoRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.repo, crate::name::escape(self.revision_or_main()))
+    }
+}
+
+fn split_kind(text: &str) -> Option<(RepoKind, &str)> {
+    match text.split_once('/')? {
+        ("models", rest) => Some((RepoKind::Model, rest)),
+        ("datasets", rest) => Some((RepoKind::Dataset, rest)),
+        _ => None,
+    }
+}
+
+/// Splits `x@rev`; `None` when the revision is empty.
+fn split_at_sign(text: &str) -> Option<(&str, Option<String>)> {
     match text.split_once('@') {
-        Some((id, rev)) if !rev.is_empty() => (id, Some(rev.to_owned())),
-        Some((id, _)) => (id, None),
-        None => (text, None),
+        Some((_, "")) => None,
+        Some((id, rev)) => Some((id, Some(rev.to_owned()))),
+        None => Some((text, None)),
     }
 }
 
@@ -204,11 +239,33 @@ mod tests {
         assert_eq!(uri.repo.kind(), RepoKind::Dataset);
         assert_eq!(uri.revision.as_deref(), Some("a/b"));
         assert_eq!(uri.path.as_deref(), Some("dir/x.txt"));
+        let marked: RepoRef = "datasets/o/n@feature/x".parse().expect("parses");
+        assert_eq!((marked.repo.kind(), marked.path), (RepoKind::Dataset, None));
+        assert_eq!(marked.revision.as_deref(), Some("feature/x"));
+        let owner: RepoRef = "datasets/n".parse().expect("parses");
+        assert_eq!((owner.repo.kind(), owner.repo.owner()), (RepoKind::Model, "datasets"));
     }
 
     #[test]
     fn hostile_ids_are_refused() {
-        for bad in ["x", "/x", "a/", "../x", "a/../b", "a/b/c", "a b/c", "-a/b", "a/b--c", "a/.b"] {
+        for bad in [
+            "x",
+            "/x",
+            "a/",
+            "../x",
+            "a/../b",
+            "a/b/c",
+            "a b/c",
+            "-a/b",
+            "a/b--c",
+            "a/.b",
+            "a/b@",
+            "datasets/a/b/c",
+            "datasets/../b",
+            "hf://datasets/a",
+            "hf://a/b@r/../x",
+            "hf://a/b@r//x",
+        ] {
             assert!(bad.parse::<RepoRef>().is_err(), "{bad}");
         }
     }

@@ -6,7 +6,7 @@
 //! download --local-dir` leaves it.
 //!
 //! Of our own are `.part` files and, in the cache, `.verified/<hash>`: the size and time of a
-//! blob whose bytes this program has hashed. Blobs that others fetched are hashed once.
+//! blob whose bytes this program has hashed; blobs that others fetched are hashed once.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -68,6 +68,15 @@ impl RepoCache {
     #[must_use]
     pub fn snapshot(&self, commit: &CommitSha) -> PathBuf {
         self.root.join("snapshots").join(commit.as_str())
+    }
+
+    /// Returns the folder in which a commit's files are plain files; see [`super::plain`].
+    pub(super) fn plain(&self, commit: &CommitSha) -> PathBuf {
+        self.root.join(".plain").join(commit.as_str())
+    }
+
+    pub(super) fn plain_lock(&self) -> PathBuf {
+        self.locks.join("plain.lock")
     }
 
     /// Returns the commit that a branch or tag had when it was last fetched.
