@@ -20,7 +20,7 @@ test *ARGS:
 deny:
     cargo deny check licenses bans sources
 
-# Rewrite docs/cli.md and the pages of docs/formats/ from the program's own help and tables
+# Rewrite docs/cli.md, docs/schemas/ and pages of docs/formats/ from the program's own help and types
 docs:
     scripts/make_reference.sh
 

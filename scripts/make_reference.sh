@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes docs/cli.md and the pages of docs/formats/ that are made from tables.
+# Writes what is made from the program: docs/cli.md, pages of docs/formats/, and docs/schemas/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # The tests write what the pages should be; that they fail on stale pages is their purpose.

@@ -16,8 +16,10 @@ pub trait Progress: Send + Sync {
     fn advance(&self, item: &str, amount: u64);
     /// Says how one item ended: `verified`, `resumed`, `reused`.
     fn item_done(&self, item: &str, outcome: &str);
-    /// Ends the job.
+    /// Ends the job: all of it is done.
     fn finish(&self);
+    /// Ends the job, if there is one, before all of it is done.
+    fn stop(&self);
     /// Passes on something a person should know now, such as a retry.
     fn note(&self, text: &str);
 }
@@ -41,6 +43,7 @@ impl Progress for Silent {
     fn advance(&self, _: &str, _: u64) {}
     fn item_done(&self, _: &str, _: &str) {}
     fn finish(&self) {}
+    fn stop(&self) {}
     fn note(&self, _: &str) {}
 }
 

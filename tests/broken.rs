@@ -3,7 +3,8 @@
 //! `scripts/make_broken.py` makes the inputs and `expect.json`: what is run in a copy of the
 //! case's folder, which exit code it gives, and a fragment of what it says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -26,24 +27,37 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Runs one case and returns what is wrong with the answer.
-fn check(root: &Path, case: &Value) -> Vec<String> {
-    let name = case["case"].as_str().expect("a name");
-    let home = tempfile::tempdir().expect("a temp dir");
-    let folder = home.path().join("case");
-    copy_folder(&root.join(name), &folder);
+/// All cases, with the folder of their inputs.
+pub fn cases() -> (PathBuf, Vec<Value>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/broken");
+    let expect = std::fs::read_to_string(root.join("expect.json")).expect("reads");
+    (root, serde_json::from_str(&expect).expect("JSON"))
+}
+
+/// Copies a case into `home` and returns the command that is run there.
+pub fn command(root: &Path, case: &Value, home: &Path) -> Command {
+    let folder = home.join("case");
+    copy_folder(&root.join(case["case"].as_str().expect("a name")), &folder);
     for (link, target) in case["links"].as_object().into_iter().flatten() {
         let link = folder.join(link);
         let _ = (std::fs::remove_file(&link), std::fs::remove_dir_all(&link));
         let target = target.as_str().expect("text");
         std::os::unix::fs::symlink(target, &link).expect("links");
     }
-    let scratch = home.path().join("scratch").to_string_lossy().into_owned();
+    let scratch = home.join("scratch").to_string_lossy().into_owned();
     let words = case["args"].as_array().expect("a list").iter();
     let args = words.map(|word| word.as_str().expect("text").replace("{scratch}", &scratch));
+    let mut command = binary(home);
+    command.current_dir(&folder).args(args);
+    command
+}
+
+/// Runs one case and returns what is wrong with the answer.
+fn check(root: &Path, case: &Value) -> Vec<String> {
+    let name = case["case"].as_str().expect("a name");
+    let home = tempfile::tempdir().expect("a temp dir");
     let start = Instant::now();
-    let output =
-        binary(home.path()).current_dir(&folder).args(args).output().expect("the binary runs");
+    let output = command(root, case, home.path()).output().expect("the binary runs");
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let mut wrong = Vec::new();
@@ -66,9 +80,7 @@ fn check(root: &Path, case: &Value) -> Vec<String> {
 
 #[test]
 fn every_broken_input_is_answered_as_expected() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/broken");
-    let expect = std::fs::read_to_string(root.join("expect.json")).expect("reads");
-    let cases: Vec<Value> = serde_json::from_str(&expect).expect("JSON");
+    let (root, cases) = cases();
     let folders = std::fs::read_dir(&root).expect("lists");
     let folders = folders.filter(|entry| entry.as_ref().expect("an entry").path().is_dir());
     assert_eq!(folders.count(), cases.len(), "folders and cases");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tmax_ckpt::arch::{Architecture, Repeat};
 use tmax_ckpt::checkpoint::Checkpoint;
+use tmax_ckpt::cli::schemas;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -64,6 +65,23 @@ fn the_reference_of_commands_is_the_programs_own_help() {
     let reference = tmax_ckpt::cli::reference::markdown();
     assert!(reference.matches("\n## `tmax-ckpt").count() > 15, "{reference}");
     assert_generated(&[("cli.md".to_owned(), reference)]);
+}
+
+#[test]
+fn every_document_has_its_schema_and_no_other_has() {
+    let pages: Vec<(String, String)> = schemas::all()
+        .into_iter()
+        .map(|(name, schema)| {
+            let text = serde_json::to_string_pretty(&schema).expect("a JSON value serialises");
+            (format!("schemas/{}", schemas::file_name(&name)), text + "\n")
+        })
+        .collect();
+    assert_generated(&pages);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas");
+    for entry in std::fs::read_dir(folder).expect("lists") {
+        let name = format!("schemas/{}", entry.expect("an entry").file_name().to_string_lossy());
+        assert!(pages.iter().any(|(page, _)| *page == name), "docs/{name} is of no document");
+    }
 }
 
 #[test]

@@ -549,6 +549,7 @@ fn remote_headers_read_nothing_of_the_tensors() {
 struct Count(std::sync::atomic::AtomicU64, std::sync::atomic::AtomicU64);
 
 impl Progress for Count {
+    fn stop(&self) {}
     fn start(&self, _: &str, total: u64, _: Unit) {
         self.0.store(total, Ordering::Relaxed);
     }

@@ -24,6 +24,7 @@ mod inspect;
 mod killed;
 mod mutate;
 mod sandbox;
+mod schemas;
 mod score;
 mod select;
 mod select_run;

@@ -367,7 +367,7 @@ fn the_command_prints_json_lines_and_goes_on_where_it_stopped() {
     let document: Value = serde_json::from_slice(&dry.stdout).expect("is JSON");
     assert_eq!(
         (&document["trials"], &document["schema"]),
-        (&json!(1), &json!("tmax-ckpt.score/1"))
+        (&json!(1), &json!("tmax-ckpt.score.plan/1"))
     );
     assert!(!dir.path().join("job").exists());
     std::fs::write(dir.path().join("bad.yaml"), "system: [").expect("writes");

@@ -171,7 +171,7 @@ fn the_command_picks_and_reports() {
 }
 
 /// Writes a job of one trial a task.
-fn write_job(dir: &Path, task: &str, rewards: &[f64]) {
+pub fn write_job(dir: &Path, task: &str, rewards: &[f64]) {
     for (i, reward) in rewards.iter().enumerate() {
         let trial = dir.join(format!("t__{i}"));
         std::fs::create_dir_all(&trial).expect("a scratch folder");

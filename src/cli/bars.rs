@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::args::ProgressMode;
+use super::outcome::{Document, printed};
 use super::render;
 use crate::name::escape;
 use crate::progress::{Progress, SharedProgress, Silent, Unit};
@@ -172,6 +174,79 @@ enum Form {
     Json,
 }
 
+/// A JSON line of progress on stderr.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Event<'a> {
+    /// A job begins.
+    Start {
+        /// Its name.
+        job: &'a str,
+        /// How much there is to do.
+        total: u64,
+        /// What is counted.
+        unit: UnitName,
+    },
+    /// How far a job is; at most once a second.
+    Progress {
+        /// The job.
+        job: &'a str,
+        /// How much is done.
+        done: u64,
+        /// How much there is to do.
+        total: u64,
+        /// How much is done a second, over the last ten; absent while nothing moves.
+        per_sec: Option<u64>,
+    },
+    /// A file or trial of the job begins.
+    Item {
+        /// Its name.
+        item: &'a str,
+        /// How much of it there is to do.
+        total: u64,
+    },
+    /// A file or trial of the job is done.
+    ItemDone {
+        /// Its name.
+        item: &'a str,
+        /// How it ended: `verified`, `resumed`, `reused`.
+        outcome: &'a str,
+    },
+    /// All of a job is done.
+    Finish {
+        /// The job.
+        job: &'a str,
+        /// How much was done.
+        done: u64,
+    },
+    /// A job ends before all of it is done: an interruption, or the error that follows.
+    Stop {
+        /// The job.
+        job: &'a str,
+        /// How much was done.
+        done: u64,
+    },
+    /// Something that a person should know now, such as a retry.
+    Note {
+        /// The words.
+        text: &'a str,
+    },
+}
+
+impl Document for Event<'_> {
+    const NAME: &'static str = "progress/1";
+}
+
+/// [`Unit`] in JSON.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum UnitName {
+    /// Bytes.
+    Bytes,
+    /// Things: trials, tensors, tokens.
+    Count,
+}
+
 /// Lines on stderr.
 struct Lines {
     form: Form,
@@ -183,9 +258,10 @@ impl Lines {
         Self { form, job: Mutex::new(None) }
     }
 
-    fn json(&self, event: serde_json::Value) {
+    fn json(&self, event: &Event<'_>) {
         if self.form == Form::Json {
-            render::stderr_text(&format!("{event}\n"));
+            let line = serde_json::to_string(&printed(event)).expect("a JSON value serialises");
+            render::stderr_text(&format!("{line}\n"));
         }
     }
 
@@ -193,11 +269,9 @@ impl Lines {
         match self.form {
             Form::Plain => render::stderr_text(&format!("{}: {}\n", job.name, job.status(now))),
             Form::Json => {
-                let rate = job.rate.per_sec(now, job.done).map(|r| r as u64);
-                self.json(json!({
-                    "event": "progress", "job": job.name, "done": job.done, "total": job.total,
-                    "per_sec": rate,
-                }));
+                let per_sec = job.rate.per_sec(now, job.done).map(|r| r as u64);
+                let (job, done, total) = (&*job.name, job.done, job.total);
+                self.json(&Event::Progress { job, done, total, per_sec });
             }
         }
     }
@@ -205,13 +279,13 @@ impl Lines {
 
 impl Progress for Lines {
     fn start(&self, job: &str, total: u64, unit: Unit) {
-        let unit_name = if unit == Unit::Bytes { "bytes" } else { "count" };
-        self.json(json!({"event": "start", "job": job, "total": total, "unit": unit_name}));
+        let name = if unit == Unit::Bytes { UnitName::Bytes } else { UnitName::Count };
+        self.json(&Event::Start { job, total, unit: name });
         *lock(&self.job) = Some(Job::new(job, total, unit, Instant::now()));
     }
 
     fn item_start(&self, item: &str, total: u64) {
-        self.json(json!({"event": "item", "item": item, "total": total}));
+        self.json(&Event::Item { item, total });
     }
 
     fn advance(&self, _: &str, amount: u64) {
@@ -227,19 +301,25 @@ impl Progress for Lines {
     }
 
     fn item_done(&self, item: &str, outcome: &str) {
-        self.json(json!({"event": "item_done", "item": item, "outcome": outcome}));
+        self.json(&Event::ItemDone { item, outcome });
     }
 
     fn finish(&self) {
         if let Some(job) = lock(&self.job).take() {
-            self.json(json!({"event": "finish", "job": job.name, "done": job.done}));
+            self.json(&Event::Finish { job: &job.name, done: job.done });
+        }
+    }
+
+    fn stop(&self) {
+        if let Some(job) = lock(&self.job).take() {
+            self.json(&Event::Stop { job: &job.name, done: job.done });
         }
     }
 
     fn note(&self, text: &str) {
         match self.form {
             Form::Plain => render::stderr_text(&format!("{}\n", escape(text))),
-            Form::Json => self.json(json!({"event": "note", "text": text})),
+            Form::Json => self.json(&Event::Note { text }),
         }
     }
 }
@@ -335,6 +415,10 @@ impl Progress for Bars {
         if let Some((_, bar)) = state.job.take() {
             bar.finish_and_clear();
         }
+    }
+
+    fn stop(&self) {
+        self.finish();
     }
 
     fn note(&self, text: &str) {

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::resolve::resolve_one;
 use crate::checkpoint::Checkpoint;
 use crate::engine::backend::{Backend, Batch, Segment, WeightPrecision};
@@ -49,6 +50,31 @@ fn positive(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document {
+    /// `exact`, or `q8_0` if they were rounded to eight bits.
+    weights: &'static str,
+    /// Threads that computed.
+    threads: usize,
+    /// Seconds until the model was in memory.
+    load_secs: f64,
+    /// Tokens of the prompt.
+    prompt_tokens: usize,
+    /// The speed of each repetition.
+    prefill_tokens_per_sec: Vec<f64>,
+    /// Sequences decoded at the same time.
+    batch: usize,
+    /// Tokens decoded a sequence.
+    generated_tokens: usize,
+    /// The speed of each repetition, all sequences together.
+    decode_tokens_per_sec: Vec<f64>,
+}
+
+impl outcome::Document for Document {
+    const NAME: &'static str = "bench-engine/1";
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -68,23 +94,23 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let prefill = rates(args.prompt, &|| prefill_secs(&model, &ids));
     let decoded = args.generate * args.batch;
     let decode = rates(decoded, &|| decode_secs(&model, args.generate, args.batch));
-    let document = json!({
-        "weights": if args.q8_0 { "q8_0" } else { "exact" },
-        "threads": rayon::current_num_threads(),
-        "load_secs": load_secs,
-        "prompt_tokens": args.prompt,
-        "prefill_tokens_per_sec": prefill,
-        "batch": args.batch,
-        "generated_tokens": args.generate,
-        "decode_tokens_per_sec": decode,
-    });
     let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
     let human = format!(
         "load {load_secs:.1} s, at best prefill {:.1} and decode {:.2} tokens/s",
         best(&prefill),
         best(&decode)
     );
-    Ok(Outcome::new("bench-engine", &document).human(human.clone()).quiet(human))
+    let document = Document {
+        weights: if args.q8_0 { "q8_0" } else { "exact" },
+        threads: rayon::current_num_threads(),
+        load_secs,
+        prompt_tokens: args.prompt,
+        prefill_tokens_per_sec: prefill,
+        batch: args.batch,
+        generated_tokens: args.generate,
+        decode_tokens_per_sec: decode,
+    };
+    Ok(Outcome::new(&document).human(human.clone()).quiet(human))
 }
 
 /// Seconds for a prompt in pieces, and the logits of its last token.

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use rayon::prelude::*;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{Document, Outcome};
 use crate::error::Result;
 use crate::select::allocate::Allocation;
 use crate::select::sim::{
@@ -31,6 +32,55 @@ pub struct Args {
     uniform: bool,
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Cells {
+    /// The cells, which were also printed one a line when they were ready.
+    cells: Vec<Cell>,
+}
+
+impl Document for Cells {
+    const NAME: &'static str = "bench-select/1";
+}
+
+/// One regime and gap.
+#[derive(Clone, Serialize, JsonSchema)]
+pub(super) struct Cell {
+    /// How tasks and attempts vary.
+    regime: &'static str,
+    /// By how much the best step is ahead.
+    gap: &'static str,
+    /// How many selections were simulated.
+    simulations: u64,
+    /// The seed of all of them.
+    seed: u64,
+    /// Rollouts after which nine of ten choices are right, if they were reached.
+    rollouts_to_90: Option<f64>,
+    /// Its standard error.
+    rollouts_to_90_se: Option<f64>,
+    /// What the stop rule does at each confidence.
+    stops: Vec<Stop>,
+}
+
+impl Document for Cell {
+    const NAME: &'static str = "bench-select.cell/1";
+}
+
+/// The stop rule at one confidence.
+#[derive(Clone, Serialize, JsonSchema)]
+struct Stop {
+    /// The confidence asked for.
+    confidence: f64,
+    /// The share of right choices.
+    correct: f64,
+    /// Its standard error.
+    correct_se: f64,
+    /// Rollouts until it stops, on average.
+    rollouts: f64,
+    /// Its standard error.
+    rollouts_se: f64,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -49,7 +99,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
             rows.push(row);
         }
     }
-    Ok(Outcome::new("bench-select", &json!({"cells": rows})).human(text))
+    Ok(Outcome::new(&Cells { cells: rows }).human(text).one_line())
 }
 
 const HEAD: &str = "\
@@ -72,7 +122,7 @@ fn rollouts_max(regime: Regime, gap: &Gap, allocation: Allocation) -> usize {
     if allocation == Allocation::Uniform { 3 * base } else { base }
 }
 
-fn cell(args: &Args, regime: Regime, gap: &Gap) -> (String, serde_json::Value) {
+fn cell(args: &Args, regime: Regime, gap: &Gap) -> (String, Cell) {
     let allocation = if args.uniform { Allocation::Uniform } else { Allocation::Ttts };
     let rollouts_max = rollouts_max(regime, gap, allocation);
     let study = Study { allocation, rollouts_max, ..Study::default() };
@@ -88,16 +138,23 @@ fn cell(args: &Args, regime: Regime, gap: &Gap) -> (String, serde_json::Value) {
     for (i, confidence) in CONFIDENCES.iter().enumerate() {
         let (correct, rollouts) = stop_quality(&replicates, i);
         let _ = write!(line, " {} | {} |", measured(correct, 3), measured(rollouts, 0));
-        stops.push(json!({
-            "confidence": confidence, "correct": correct.value, "correct_se": correct.se,
-            "rollouts": rollouts.value, "rollouts_se": rollouts.se,
-        }));
+        stops.push(Stop {
+            confidence: *confidence,
+            correct: correct.value,
+            correct_se: correct.se,
+            rollouts: rollouts.value,
+            rollouts_se: rollouts.se,
+        });
     }
-    let row = json!({
-        "regime": regime.name, "gap": gap.name, "simulations": args.replicates,
-        "seed": args.seed, "rollouts_to_90": crossing.map(|m| m.value),
-        "rollouts_to_90_se": crossing.map(|m| m.se), "stops": stops,
-    });
+    let row = Cell {
+        regime: regime.name,
+        gap: gap.name,
+        simulations: args.replicates,
+        seed: args.seed,
+        rollouts_to_90: crossing.map(|m| m.value),
+        rollouts_to_90_se: crossing.map(|m| m.se),
+        stops,
+    };
     (line + "\n", row)
 }
 

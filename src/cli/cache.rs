@@ -1,14 +1,16 @@
 //! `cache`: what the shared cache holds, and taking it out again.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
 use super::failure::Failure;
 use super::hub::{self, RepoType};
-use super::outcome::Outcome;
+use super::outcome::{Document, Outcome};
 use crate::error::Result;
 use crate::hub::{
     CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, RepoRef, scan,
@@ -57,6 +59,79 @@ struct Prune {
     dry_run: bool,
 }
 
+/// The JSON document of `cache dir`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Folder<'a> {
+    /// The cache's folder.
+    path: &'a Path,
+}
+
+impl Document for Folder<'_> {
+    const NAME: &'static str = "cache-dir/1";
+}
+
+/// The JSON document of `cache list`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Contents<'a> {
+    /// All that the cache takes.
+    size_bytes: u64,
+    /// The repositories.
+    repos: Vec<RepoEntry<'a>>,
+}
+
+impl Document for Contents<'_> {
+    const NAME: &'static str = "cache-list/1";
+}
+
+/// A repository in the cache.
+#[derive(Serialize, JsonSchema)]
+struct RepoEntry<'a> {
+    /// `owner/name`.
+    repo: String,
+    /// `model`, `dataset` or `space`.
+    repo_type: &'static str,
+    /// Its folder.
+    path: &'a Path,
+    /// All that it takes.
+    size_bytes: u64,
+    /// What of it was fetched for files that are not whole yet.
+    partial_bytes: u64,
+    /// Its revisions.
+    revisions: Vec<RevisionEntry<'a>>,
+}
+
+/// A revision in the cache.
+#[derive(Serialize, JsonSchema)]
+struct RevisionEntry<'a> {
+    /// The commit.
+    commit: &'a str,
+    /// The branches and tags that point to it.
+    refs: &'a [String],
+    /// Its folder.
+    path: &'a Path,
+    /// How many files it has.
+    files: usize,
+    /// Their sizes together.
+    size_bytes: u64,
+}
+
+/// The JSON document of `cache rm` and `cache prune`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Removed<'a> {
+    /// Whether nothing was removed.
+    dry_run: bool,
+    /// What this frees.
+    freed_bytes: u64,
+    /// Folders removed.
+    folders: &'a [PathBuf],
+    /// Files removed.
+    files: &'a [PathBuf],
+}
+
+impl Document for Removed<'_> {
+    const NAME: &'static str = "cache-remove/1";
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -65,9 +140,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     match args.action {
         Action::Dir => {
             let dir = ctx.cache_dir().display().to_string();
-            Ok(Outcome::new("cache-dir", &json!({"path": dir}))
-                .human(format!("{dir}\n"))
-                .quiet(dir))
+            let document = Folder { path: ctx.cache_dir() };
+            Ok(Outcome::new(&document).human(format!("{dir}\n")).quiet(dir))
         }
         Action::List => Ok(list(&scan(ctx.cache_dir())?)),
         Action::Rm(rm) => {
@@ -104,29 +178,30 @@ fn list(report: &CacheReport) -> Outcome {
         quiet.push(cached.repo.to_string());
     }
     writeln!(text, "total  {}", units::bytes(report.size_bytes)).expect("strings grow");
-    let repos: Vec<Value> = report.repos.iter().map(repo_entry).collect();
-    let document = json!({"size_bytes": report.size_bytes, "repos": repos});
-    Outcome::new("cache-list", &document).human(text).quiet(quiet.join("\n"))
+    let repos = report.repos.iter().map(repo_entry).collect();
+    let document = Contents { size_bytes: report.size_bytes, repos };
+    Outcome::new(&document).human(text).quiet(quiet.join("\n"))
 }
 
-fn repo_entry(cached: &CachedRepo) -> Value {
-    let revision = |revision: &CachedRevision| {
-        json!({
-            "commit": revision.commit.as_str(),
-            "refs": revision.refs,
-            "path": revision.folder,
-            "files": revision.files,
-            "size_bytes": revision.size_bytes,
-        })
-    };
-    json!({
-        "repo": cached.repo.to_string(),
-        "repo_type": hub::type_name(&cached.repo),
-        "path": cached.folder,
-        "size_bytes": cached.size_bytes(),
-        "partial_bytes": cached.partial.values().sum::<u64>(),
-        "revisions": cached.revisions.iter().map(revision).collect::<Vec<_>>(),
-    })
+fn repo_entry(cached: &CachedRepo) -> RepoEntry<'_> {
+    RepoEntry {
+        repo: cached.repo.to_string(),
+        repo_type: hub::type_name(&cached.repo),
+        path: &cached.folder,
+        size_bytes: cached.size_bytes(),
+        partial_bytes: cached.partial.values().sum(),
+        revisions: cached.revisions.iter().map(revision_entry).collect(),
+    }
+}
+
+fn revision_entry(revision: &CachedRevision) -> RevisionEntry<'_> {
+    RevisionEntry {
+        commit: revision.commit.as_str(),
+        refs: &revision.refs,
+        path: &revision.folder,
+        files: revision.files,
+        size_bytes: revision.size_bytes,
+    }
 }
 
 /// Finds what is to go, by name in the cache alone.
@@ -185,11 +260,11 @@ fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
         writeln!(text, "  {}", path.display()).expect("strings grow");
     }
     writeln!(text, "{verb} {}", units::bytes(plan.freed_bytes)).expect("strings grow");
-    let document = json!({
-        "dry_run": mode == Mode::Show,
-        "freed_bytes": plan.freed_bytes,
-        "folders": plan.folders,
-        "files": plan.files,
-    });
-    Ok(Outcome::new("cache-remove", &document).human(text).quiet(plan.freed_bytes.to_string()))
+    let document = Removed {
+        dry_run: mode == Mode::Show,
+        freed_bytes: plan.freed_bytes,
+        folders: &plan.folders,
+        files: &plan.files,
+    };
+    Ok(Outcome::new(&document).human(text).quiet(plan.freed_bytes.to_string()))
 }

@@ -1,11 +1,12 @@
 //! `completions`: a completion script for a shell.
 
 use clap_complete::Shell;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::args;
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use crate::error::Result;
 
 /// Print a completion script for a shell
@@ -13,6 +14,19 @@ use crate::error::Result;
 pub struct Args {
     /// The shell
     shell: Shell,
+}
+
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The shell.
+    shell: String,
+    /// The script, for the shell to read.
+    script: &'a str,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "completions/1";
 }
 
 /// Runs the command.
@@ -23,6 +37,6 @@ pub fn run(args: Args, _: &Context) -> Result<Outcome> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "tmax-ckpt", &mut script);
     let script = String::from_utf8(script).expect("completion scripts are text");
-    let document = json!({"shell": args.shell.to_string(), "script": script});
-    Ok(Outcome::new("completions", &document).human(script.clone()).quiet(script))
+    let document = Document { shell: args.shell.to_string(), script: &script };
+    Ok(Outcome::new(&document).human(script.clone()).quiet(script))
 }

@@ -1,12 +1,16 @@
 //! `config`: every setting and where it came from.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::context::{Context, user_file};
-use super::outcome::Outcome;
+use super::outcome::{Document, Outcome};
 use super::settings::{Origin, PROJECT_FILE, Settings};
 use crate::error::Result;
 
@@ -26,6 +30,46 @@ enum Action {
     Path,
 }
 
+/// The JSON document of `config show`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Shown {
+    /// The settings by name.
+    settings: BTreeMap<&'static str, Setting>,
+}
+
+impl Document for Shown {
+    const NAME: &'static str = "config/1";
+}
+
+/// One setting.
+#[derive(Serialize, JsonSchema)]
+struct Setting {
+    /// Its value; of the token only whether it is set.
+    value: Value,
+    /// Where it came from.
+    origin: String,
+}
+
+/// The JSON document of `config path`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Files {
+    /// The configuration files, the first one winning.
+    files: Vec<File>,
+}
+
+impl Document for Files {
+    const NAME: &'static str = "config-path/1";
+}
+
+/// One configuration file.
+#[derive(Serialize, JsonSchema)]
+struct File {
+    /// Where it is looked for.
+    path: PathBuf,
+    /// Whether it was there and was read.
+    read: bool,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -41,14 +85,13 @@ fn show(settings: &Settings) -> Outcome {
     let rows = rows(settings);
     let width = rows.iter().map(|(_, value, _)| text(value).chars().count()).max().unwrap_or(0);
     let mut human = String::new();
-    let mut document = serde_json::Map::new();
+    let mut document = BTreeMap::new();
     for (key, value, origin) in &rows {
         let shown = text(value);
         writeln!(human, "{key:<10} {shown:<width$}  {origin}").expect("strings grow");
-        let entry = json!({"value": value, "origin": origin.to_string()});
-        document.insert((*key).to_owned(), entry);
+        document.insert(*key, Setting { value: value.clone(), origin: origin.to_string() });
     }
-    Outcome::new("config", &json!({"settings": document})).human(human)
+    Outcome::new(&Shown { settings: document }).human(human)
 }
 
 fn rows(settings: &Settings) -> Vec<(&'static str, Value, &Origin)> {
@@ -89,8 +132,8 @@ fn path(settings: &Settings) -> Outcome {
         let read = settings.files.contains(file);
         let state = if read { "read" } else { "not read" };
         writeln!(human, "{}  {state}", file.display()).expect("strings grow");
-        entries.push(json!({"path": file, "read": read}));
+        entries.push(File { path: file.clone(), read });
     }
     let first = files.first().map(|file| file.display().to_string()).unwrap_or_default();
-    Outcome::new("config-path", &json!({"files": entries})).human(human).quiet(first)
+    Outcome::new(&Files { files: entries }).human(human).quiet(first)
 }

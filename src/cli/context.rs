@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 
 use super::args::{ColorMode, GlobalArgs, ProgressMode};
 use super::failure::Failure;
+use super::outcome::{Document, printed};
 use super::settings::{
     ConfigFile, DEFAULT_ENDPOINT, Origin, PROJECT_FILE, Setting, Settings, Token,
 };
@@ -151,9 +152,10 @@ impl Context {
 
     /// Prints one JSON line on stdout now, if the user wants JSON: for commands whose result is
     /// a stream.
-    pub fn emit(&self, line: &serde_json::Value) {
+    pub fn emit(&self, line: &impl Document) {
         if self.output == Output::Json {
-            render::stdout_line(&line.to_string());
+            let text = serde_json::to_string(&printed(line)).expect("a JSON value serialises");
+            render::stdout_line(&text);
         }
     }
 

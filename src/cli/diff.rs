@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use clap::ValueHint;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::render::{DIM, paint};
 use super::resolve;
 use crate::checkpoint::{CONFIG_FILE, TensorSet, read_config};
@@ -30,6 +31,23 @@ pub struct Args {
     top: usize,
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The first checkpoint, as it was named.
+    a: &'a str,
+    /// The second one.
+    b: &'a str,
+    /// Whether there is no difference.
+    equal: bool,
+    /// All differences.
+    diff: &'a Diff,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "diff/1";
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -39,11 +57,9 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let second = resolve::resolve_one(&args.b, ctx)?;
     let (a, b) = (open(&first.path)?, open(&second.path)?);
     let found = diff(&a, &b, &*ctx.progress());
-    let document = json!({
-        "a": first.label, "b": second.label, "equal": found.is_empty(), "diff": found,
-    });
-    let outcome =
-        Outcome::new("diff", &document).human(human(&found, args.top)).quiet(names(&found));
+    let document =
+        Document { a: &first.label, b: &second.label, equal: found.is_empty(), diff: &found };
+    let outcome = Outcome::new(&document).human(human(&found, args.top)).quiet(names(&found));
     Ok(if found.is_empty() { outcome } else { outcome.negative() })
 }
 

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::render::{BAD, GOOD, WARN, paint};
 use super::settings::Origin;
 use crate::error::Result;
@@ -25,7 +26,7 @@ const FREE_BYTES_LOW: u64 = 10_000_000_000;
 pub struct Args {}
 
 /// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It works.
@@ -37,7 +38,7 @@ pub enum Status {
 }
 
 /// One line of the report.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Check {
     /// What was checked.
     pub name: &'static str,
@@ -58,6 +59,19 @@ impl Check {
         self.help.push(line.into());
         self
     }
+}
+
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document {
+    /// Whether no check failed.
+    ok: bool,
+    /// The checks, in the order in which they are printed.
+    checks: Vec<Check>,
+}
+
+impl outcome::Document for Document {
+    const NAME: &'static str = "doctor/1";
 }
 
 /// Runs the command.
@@ -81,10 +95,10 @@ pub fn run(_: Args, ctx: &Context) -> Result<Outcome> {
         }
     }
     let failed = checks.iter().any(|check| check.status == Status::Fail);
-    let document = serde_json::json!({"ok": !failed, "checks": checks});
     let wrong = checks.iter().filter(|check| check.status == Status::Fail);
     let quiet: Vec<&str> = wrong.map(|check| check.name).collect();
-    let outcome = Outcome::new("doctor", &document).human(human).quiet(quiet.join("\n"));
+    let document = Document { ok: !failed, checks };
+    let outcome = Outcome::new(&document).human(human).quiet(quiet.join("\n"));
     Ok(if failed { outcome.negative() } else { outcome })
 }
 

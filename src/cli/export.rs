@@ -1,12 +1,14 @@
 //! `export`: the group of formats, and `export safetensors`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum, ValueHint};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
+use super::strip::{CopiedTensor, WrittenFile};
 use super::{export_gguf, resolve, strip};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
@@ -90,6 +92,33 @@ impl DtypeArg {
     }
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The checkpoint, as it was named.
+    checkpoint: &'a str,
+    /// The folder written.
+    output: &'a Path,
+    /// Whether nothing was written.
+    dry_run: bool,
+    /// The files of the output.
+    files: Vec<WrittenFile<'a>>,
+    /// Their sizes together.
+    total_bytes: u64,
+    /// How many tensors were cast.
+    casts: usize,
+    /// Files of the checkpoint that are not in the output.
+    left_out: &'a [String],
+    /// Every tensor of the output, once it is written.
+    tensors: Vec<CopiedTensor<'a>>,
+    /// Whether the output was there, and was only compared.
+    already_done: bool,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "export-safetensors/1";
+}
+
 fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
     let local = resolve::resolve_one(&args.checkpoint, ctx)?;
     let checkpoint = Checkpoint::open(&local.path)?;
@@ -99,13 +128,17 @@ fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
     };
     let plan = reshard::plan(&checkpoint, &args.output, &options)?;
     let done = strip::carry_out(&plan.assembly, checkpoint.set(), "export", args.dry_run, ctx)?;
-    let document = json!({
-        "checkpoint": local.label, "format": "safetensors", "output": args.output,
-        "dry_run": args.dry_run, "files": strip::files_json(&plan.assembly),
-        "total_bytes": plan.assembly.len_bytes(), "casts": plan.casts,
-        "left_out": plan.left_out, "tensors": done.proofs,
-        "already_done": done.found == Output::Finished,
-    });
+    let document = Document {
+        checkpoint: &local.label,
+        output: &args.output,
+        dry_run: args.dry_run,
+        files: strip::written_files(&plan.assembly),
+        total_bytes: plan.assembly.len_bytes(),
+        casts: plan.casts,
+        left_out: &plan.left_out,
+        tensors: done.proofs.iter().map(CopiedTensor::from).collect(),
+        already_done: done.found == Output::Finished,
+    };
     let mut text = strip::written(&plan.assembly, done.found, args.dry_run)?;
     if plan.casts > 0 {
         text += &format!("  cast     {}\n", units::plural(plan.casts as u64, "tensor"));
@@ -114,5 +147,5 @@ fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
         text += &format!("  left out {}\n", plan.left_out.join(", "));
     }
     let quiet = args.output.display().to_string();
-    Ok(Outcome::new("export", &document).human(text).quiet(quiet))
+    Ok(Outcome::new(&document).human(text).quiet(quiet))
 }

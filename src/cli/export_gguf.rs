@@ -2,15 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ValueEnum, ValueHint};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::resolve;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -144,6 +145,44 @@ impl Args {
     }
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// Whether nothing was written.
+    dry_run: bool,
+    /// The type of most matrices.
+    file_type: &'static str,
+    /// The sizes of the files together.
+    total_bytes: u64,
+    /// What is free where they go.
+    free_bytes: Option<u64>,
+    /// How many tensors they hold.
+    tensors: usize,
+    /// How many metadata keys.
+    metadata_keys: usize,
+    /// The files.
+    files: Vec<WrittenFile<'a>>,
+    /// What is worth knowing about them, in words.
+    notes: &'a [String],
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "export-gguf/1";
+}
+
+/// A GGUF file.
+#[derive(Serialize, JsonSchema)]
+struct WrittenFile<'a> {
+    /// Where it is.
+    path: &'a Path,
+    /// Its size.
+    len_bytes: u64,
+    /// How many tensors it holds.
+    tensors: usize,
+    /// Whether it was there, and was only compared.
+    already_done: bool,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -165,29 +204,22 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
 
 fn outcome(plan: &Plan<'_>, args: &Args, found: &[Output], free_bytes: Option<u64>) -> Outcome {
     let file_type = plan.file_type.tensor_type.name();
-    let files: Vec<Value> = plan
-        .files
-        .iter()
-        .zip(found)
-        .map(|(file, found)| {
-            json!({
-                "path": file.path,
-                "len_bytes": file.len_bytes,
-                "tensors": file.tensors.len(),
-                "already_done": *found == Output::Finished,
-            })
-        })
-        .collect();
-    let document = json!({
-        "dry_run": args.dry_run,
-        "file_type": file_type,
-        "total_bytes": plan.len_bytes(),
-        "free_bytes": free_bytes,
-        "tensors": plan.tensor_count(),
-        "metadata_keys": plan.metadata.len(),
-        "files": files,
-        "notes": plan.notes,
+    let files = plan.files.iter().zip(found).map(|(file, found)| WrittenFile {
+        path: &file.path,
+        len_bytes: file.len_bytes,
+        tensors: file.tensors.len(),
+        already_done: *found == Output::Finished,
     });
+    let document = Document {
+        dry_run: args.dry_run,
+        file_type,
+        total_bytes: plan.len_bytes(),
+        free_bytes,
+        tensors: plan.tensor_count(),
+        metadata_keys: plan.metadata.len(),
+        files: files.collect(),
+        notes: &plan.notes,
+    };
     let mut human = String::new();
     for (file, found) in plan.files.iter().zip(found) {
         let done = match (found, args.dry_run) {
@@ -204,6 +236,6 @@ fn outcome(plan: &Plan<'_>, args: &Args, found: &[Output], free_bytes: Option<u6
         writeln!(human, "would write {needed}, {free} are free").expect("strings grow");
     }
     let paths: Vec<String> = plan.files.iter().map(|f| f.path.display().to_string()).collect();
-    let outcome = Outcome::new("export-gguf", &document).human(human).quiet(paths.join("\n"));
+    let outcome = Outcome::new(&document).human(human).quiet(paths.join("\n"));
     plan.notes.iter().fold(outcome, |outcome, note| outcome.hint(format!("note: {note}")))
 }

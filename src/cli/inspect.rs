@@ -4,12 +4,13 @@ use std::path::Path;
 
 use clap::ValueHint;
 use regex::Regex;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
 use super::failure::Failure;
 use super::inspect_remote::RemoteCheckpoint;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::render::{DIM, STRONG, paint};
 use super::resolve::{self, Local, Location};
 use super::{inspect_gguf, inspect_stats};
@@ -41,6 +42,65 @@ pub struct Args {
     stats: bool,
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The checkpoint, as it was named.
+    pub checkpoint: &'a str,
+    /// The commit, if it was read from the Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<&'a str>,
+    /// What it is, and all of it in numbers.
+    #[serde(flatten)]
+    pub contents: Contents<'a>,
+    /// The tensors that were asked for.
+    pub tensors: Vec<TensorRow<'a>>,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "inspect/1";
+}
+
+/// What a checkpoint holds, by its format.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "format", rename_all = "lowercase")]
+pub(super) enum Contents<'a> {
+    /// A folder, or a file of safetensors.
+    Safetensors {
+        /// Config and tensors.
+        summary: &'a Summary,
+    },
+    /// A GGUF file.
+    Gguf {
+        /// Keys and tensors.
+        gguf: inspect_gguf::Head,
+    },
+}
+
+/// One tensor.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct TensorRow<'a> {
+    /// Its name, whatever the layout.
+    pub name: &'a str,
+    /// The name that it is stored under, in safetensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<&'a str>,
+    /// The type of its elements, as the format names it.
+    pub dtype: &'static str,
+    /// Its shape, in the order of the format.
+    pub shape: &'a [u64],
+    /// Its size.
+    pub len_bytes: u64,
+    /// The file that holds it, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<&'a str>,
+    /// Where it begins in the data of the file.
+    pub offset_bytes: u64,
+    /// Its values, if they were asked for; nothing for types that are no floats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Stats>,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -62,12 +122,13 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
             let remote = RemoteCheckpoint::read(&hub, ctx)?;
             let shown = Shown {
                 label: &remote.label,
+                commit: Some(remote.commit.as_str()),
                 config: remote.config.as_ref(),
                 readme: None,
                 set: None,
             };
             let outcome = show(&shown, &remote.heads(), &args, ctx)?;
-            Ok(outcome.field("commit", remote.commit.as_str()).hint(remote.hint()))
+            Ok(outcome.hint(remote.hint()))
         }
     }
 }
@@ -86,7 +147,8 @@ fn show_local(local: &Local, args: &Args, ctx: &Context) -> Result<Outcome> {
         .iter()
         .map(|f| FileHead { name: &f.name, len_bytes: f.len_bytes(), header: &f.header })
         .collect();
-    let shown = Shown { label: &local.label, config: config.as_ref(), readme, set: Some(&set) };
+    let (label, config) = (&local.label, config.as_ref());
+    let shown = Shown { label, commit: None, config, readme, set: Some(&set) };
     show(&shown, &heads, args, ctx)
 }
 
@@ -101,6 +163,8 @@ fn beside(path: &Path) -> Result<(Option<ModelConfig>, Option<Vec<u8>>)> {
 /// What is shown, apart from the heads of its files.
 struct Shown<'a> {
     label: &'a str,
+    /// The commit, if it was read from the Hub.
+    commit: Option<&'a str>,
     config: Option<&'a ModelConfig>,
     readme: Option<Vec<u8>>,
     /// The data, if it is on this machine.
@@ -121,19 +185,23 @@ fn show(shown: &Shown<'_>, heads: &[FileHead<'_>], args: &Args, ctx: &Context) -
     };
     let values: Option<Vec<Option<Stats>>> =
         shown.set.filter(|_| args.stats).map(|set| stats(set, &listed, &*ctx.progress()));
-    let mut rows: Vec<Value> = listed.iter().map(|t| row(t, heads[t.file].name)).collect();
+    let mut rows: Vec<TensorRow<'_>> =
+        listed.iter().map(|tensor| row(tensor, heads[tensor.file].name)).collect();
     for (row, values) in rows.iter_mut().zip(values.iter().flatten()) {
-        row["stats"] = json!(values);
+        row.stats = values.clone();
     }
-    let document = json!({
-        "checkpoint": shown.label, "format": "safetensors", "summary": summary, "tensors": rows,
-    });
+    let document = Document {
+        checkpoint: shown.label,
+        commit: shown.commit,
+        contents: Contents::Safetensors { summary: &summary },
+        tensors: rows,
+    };
     let text = match (&values, &args.tensor) {
         (Some(values), _) => inspect_stats::table(&listed, values),
         (None, Some(_)) => listed.iter().map(|t| line(t)).collect(),
         (None, None) => human(&summary),
     };
-    let outcome = Outcome::new("inspect", &document).human(text).quiet(shown.label);
+    let outcome = Outcome::new(&document).human(text).quiet(shown.label);
     Ok(match &args.tensor {
         Some(pattern) if listed.is_empty() => outcome.problem(
             format!("no tensor is called `{}`", escape(pattern)),
@@ -157,13 +225,17 @@ pub(super) fn no_match<'a>(mut names: impl Iterator<Item = &'a str>) -> Vec<Stri
     names.next().map(|name| format!("the first is `{}`", escape(name))).into_iter().collect()
 }
 
-fn row(tensor: &Tensor, file: &str) -> Value {
-    json!({
-        "name": tensor.name, "stored": tensor.stored.as_str(),
-        "dtype": tensor.dtype.safetensors_name(), "shape": tensor.shape,
-        "len_bytes": tensor.len_bytes(), "file": file,
-        "offset_bytes": tensor.range.start,
-    })
+fn row<'a>(tensor: &'a Tensor, file: &'a str) -> TensorRow<'a> {
+    TensorRow {
+        name: &tensor.name,
+        stored: Some(tensor.stored.as_str()),
+        dtype: tensor.dtype.safetensors_name(),
+        shape: &tensor.shape,
+        len_bytes: tensor.len_bytes(),
+        file: Some(file),
+        offset_bytes: tensor.range.start,
+        stats: None,
+    }
 }
 
 fn line(tensor: &Tensor) -> String {

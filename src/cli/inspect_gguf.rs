@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value as Json, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value as Json;
 
-use super::inspect::{glob, no_match, table_line};
+use super::inspect::{Contents, Document, TensorRow, glob, no_match, table_line};
 use super::outcome::Outcome;
 use super::render::{DIM, STRONG, paint};
 use super::resolve::Local;
@@ -21,6 +23,19 @@ const SHOWN: usize = 3;
 /// Characters of a string that are shown to people.
 const TEXT_LEN_MAX: usize = 60;
 
+/// The head of a GGUF file.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Head {
+    /// The version of the format.
+    version: u32,
+    /// The keys and their values.
+    metadata: BTreeMap<String, KeyValue>,
+    /// The number of tensors, their elements and bytes.
+    total: Group,
+    /// By type, the most bytes first.
+    types: Vec<Group>,
+}
+
 /// Reads the head of the file and lays it out.
 ///
 /// # Errors
@@ -33,19 +48,23 @@ pub(super) fn show(local: &Local, pattern: Option<&str>) -> Result<Outcome> {
         Some(glob) => gguf.tensors.iter().filter(|t| glob.is_match(&t.spec.name)).collect(),
         None => Vec::new(),
     };
-    let keys: serde_json::Map<String, Json> =
-        gguf.metadata.iter().map(|(key, value)| (key.to_owned(), json_value(value))).collect();
-    let document = json!({
-        "checkpoint": local.label, "format": "gguf",
-        "gguf": {"version": gguf.version, "metadata": keys, "total": total(&gguf),
-            "types": groups},
-        "tensors": listed.iter().map(|t| row(t)).collect::<Vec<_>>(),
-    });
+    let head = Head {
+        version: gguf.version,
+        metadata: gguf.metadata.iter().map(|(k, v)| (k.to_owned(), key_value(v))).collect(),
+        total: total(&gguf),
+        types: groups.clone(),
+    };
+    let document = Document {
+        checkpoint: &local.label,
+        commit: None,
+        contents: Contents::Gguf { gguf: head },
+        tensors: listed.iter().map(|t| row(t)).collect(),
+    };
     let text = match pattern {
         Some(_) => listed.iter().map(|t| line(t)).collect(),
         None => human(&gguf, &groups),
     };
-    let outcome = Outcome::new("inspect", &document).human(text).quiet(&local.label);
+    let outcome = Outcome::new(&document).human(text).quiet(&local.label);
     Ok(match pattern {
         Some(pattern) if listed.is_empty() => outcome.problem(
             format!("no tensor is called `{}`", escape(pattern)),
@@ -80,33 +99,56 @@ fn by_type(gguf: &Gguf) -> Vec<Group> {
     list
 }
 
-/// A scalar as it is; of an array, which may have a quarter of a million elements, its type,
-/// length and start.
-fn json_value(value: &Value) -> Json {
+/// The value of a key.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum KeyValue {
+    /// A scalar as it is.
+    Scalar(Json),
+    /// Of an array, which may have a quarter of a million elements, how it begins.
+    Array {
+        /// The elements' type, as llama.cpp names it.
+        array_of: &'static str,
+        /// How many elements it has.
+        len: usize,
+        /// The first of them.
+        first: Vec<Json>,
+    },
+}
+
+fn key_value(value: &Value) -> KeyValue {
     match value {
-        Value::U8(n) => json!(n),
-        Value::I8(n) => json!(n),
-        Value::U16(n) => json!(n),
-        Value::I16(n) => json!(n),
-        Value::U32(n) => json!(n),
-        Value::I32(n) => json!(n),
-        Value::F32(n) => json!(n),
-        Value::Bool(b) => json!(b),
-        Value::Str(text) => json!(text),
-        Value::U64(n) => json!(n),
-        Value::I64(n) => json!(n),
-        Value::F64(n) => json!(n),
         Value::Array(array) => {
-            let (element, first) = array_start(array);
-            json!({"array_of": element, "len": array.len(), "first": first})
+            let (array_of, first) = array_start(array);
+            KeyValue::Array { array_of, len: array.len(), first }
         }
+        scalar => KeyValue::Scalar(scalar_value(scalar)),
+    }
+}
+
+/// A scalar as a JSON value.
+fn scalar_value(value: &Value) -> Json {
+    match value {
+        Value::U8(n) => (*n).into(),
+        Value::I8(n) => (*n).into(),
+        Value::U16(n) => (*n).into(),
+        Value::I16(n) => (*n).into(),
+        Value::U32(n) => (*n).into(),
+        Value::I32(n) => (*n).into(),
+        Value::F32(n) => (*n).into(),
+        Value::Bool(b) => (*b).into(),
+        Value::Str(text) => text.as_str().into(),
+        Value::U64(n) => (*n).into(),
+        Value::I64(n) => (*n).into(),
+        Value::F64(n) => (*n).into(),
+        Value::Array(_) => Json::Null,
     }
 }
 
 /// The elements' type, as llama.cpp names it, and the first elements.
 fn array_start(array: &Array) -> (&'static str, Vec<Json>) {
-    fn start<T: serde::Serialize>(values: &[T]) -> Vec<Json> {
-        values.iter().take(SHOWN).map(|value| json!(value)).collect()
+    fn start<T: Clone + Into<Json>>(values: &[T]) -> Vec<Json> {
+        values.iter().take(SHOWN).map(|value| value.clone().into()).collect()
     }
     match array {
         Array::U8(v) => ("u8", start(v)),
@@ -124,11 +166,17 @@ fn array_start(array: &Array) -> (&'static str, Vec<Json>) {
     }
 }
 
-fn row(tensor: &TensorEntry) -> Json {
-    json!({
-        "name": tensor.spec.name, "dtype": tensor.spec.tensor_type.name(),
-        "shape": tensor.spec.shape, "len_bytes": tensor.len_bytes, "offset_bytes": tensor.offset,
-    })
+fn row(tensor: &TensorEntry) -> TensorRow<'_> {
+    TensorRow {
+        name: &tensor.spec.name,
+        stored: None,
+        dtype: tensor.spec.tensor_type.name(),
+        shape: &tensor.spec.shape,
+        len_bytes: tensor.len_bytes,
+        file: None,
+        offset_bytes: tensor.offset,
+        stats: None,
+    }
 }
 
 fn line(tensor: &TensorEntry) -> String {
@@ -174,7 +222,7 @@ fn shown(value: &Value) -> String {
             let more = if array.len() > first.len() { ", …" } else { "" };
             format!("{} × {element}: {}{more}", array.len(), first.join(", "))
         }
-        scalar => json_value(scalar).to_string(),
+        scalar => scalar_value(scalar).to_string(),
     }
 }
 

@@ -63,7 +63,7 @@ impl Diagnose for JobError {
 }
 
 /// Where the records of a step came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Source {
     /// The step.
     pub step: String,

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::resolve::resolve_one;
 use crate::checkpoint::Checkpoint;
 use crate::engine::backend::WeightPrecision;
@@ -55,6 +57,23 @@ struct Input {
     text: Option<String>,
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// `exact`, or `q8_0` if they were rounded to eight bits.
+    weights: &'static str,
+    /// The ids.
+    ids: &'a [u32],
+    /// The natural log-probability of every id but the first, given all before it.
+    logprobs: Vec<f64>,
+    /// Their sum.
+    sum: f64,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "logprobs/1";
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -80,19 +99,20 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let model = load_model(&checkpoint, device, precision)?;
     let values = logprobs(&model, &ids);
     let sum: f64 = values.iter().map(|value| f64::from(*value)).sum();
-    // f32 as the shortest decimal that reads back as the same f32.
-    let shown: Vec<Value> = values.iter().map(|value| shortest(*value)).collect();
-    let document = json!({
-        "weights": if args.q8_0 { "q8_0" } else { "exact" },
-        "ids": ids, "logprobs": shown, "sum": sum,
-    });
-    let outcome = Outcome::new("logprobs", &document);
+    let document = Document {
+        weights: if args.q8_0 { "q8_0" } else { "exact" },
+        ids: &ids,
+        logprobs: values.iter().map(|value| shortest(*value)).collect(),
+        sum,
+    };
+    let outcome = Outcome::new(&document);
     let text = Value::Object(outcome.document().clone()).to_string();
     Ok(outcome.human(text).quiet(sum.to_string()))
 }
 
-fn shortest(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+/// The number whose shortest decimal is that of `value`, and reads back as the same f32.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().expect("Rust reads the numbers that it writes")
 }
 
 fn read_ids(path: &Path) -> Result<Vec<u32>> {

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::args;
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use crate::error::Result;
 use crate::fsio;
 
@@ -20,6 +21,19 @@ pub struct Args {
     /// Say what would be written
     #[arg(short = 'n', long)]
     dry_run: bool,
+}
+
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The pages.
+    files: &'a [String],
+    /// Whether nothing was written.
+    dry_run: bool,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "man/1";
 }
 
 /// Runs the command.
@@ -38,8 +52,8 @@ pub fn run(args: Args, _: &Context) -> Result<Outcome> {
     }
     let paths: Vec<String> = pages.iter().map(|(path, _)| path.display().to_string()).collect();
     let text = paths.join("\n");
-    let document = json!({"files": paths, "dry_run": args.dry_run});
-    Ok(Outcome::new("man", &document).human(text.clone()).quiet(text))
+    let document = Document { files: &paths, dry_run: args.dry_run };
+    Ok(Outcome::new(&document).human(text.clone()).quiet(text))
 }
 
 /// Renders the page of `command` and of everything below it.

@@ -30,6 +30,7 @@ pub mod pull;
 pub mod reference;
 pub mod render;
 pub mod resolve;
+pub mod schemas;
 pub mod score;
 pub mod scoring;
 pub mod select;
@@ -73,7 +74,8 @@ fn run(argv: Vec<OsString>) -> u8 {
         Err(error) => return render::error(&error, cli.global.json),
     };
     let result = dispatch(cli.command, &ctx);
-    ctx.progress().finish();
+    // Nothing, if the command has finished its job.
+    ctx.progress().stop();
     match result {
         Ok(outcome) => render::outcome(&outcome, &cli.global),
         Err(error) => render::error(&ctx.name_the_signal(error), cli.global.json),

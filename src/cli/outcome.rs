@@ -1,9 +1,40 @@
 //! What a command returns: one value, three renderings, and the exit kind.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::Kind;
+
+/// A JSON document that the program prints. Its schema is a file of `docs/schemas/`.
+///
+/// Fields are only added within a version.
+pub trait Document: Serialize + JsonSchema {
+    /// Name and version: `verify/1`.
+    const NAME: &'static str;
+}
+
+/// Returns the value of the field `schema` of a document.
+#[must_use]
+pub fn schema_name<D: Document>() -> String {
+    format!("tmax-ckpt.{}", D::NAME)
+}
+
+/// Returns a document as it is printed, its `schema` first.
+///
+/// # Panics
+/// When `document` is not a struct or map with string keys: a bug.
+#[must_use]
+pub fn printed<D: Document>(document: &D) -> Map<String, Value> {
+    let fields = serde_json::to_value(document).expect("documents are plain structs and maps");
+    let Value::Object(fields) = fields else {
+        unreachable!("the document {} is a struct or a map", D::NAME)
+    };
+    let mut printed = Map::new();
+    printed.insert("schema".into(), schema_name::<D>().into());
+    printed.extend(fields);
+    printed
+}
 
 /// The result of a command that ran to its end.
 #[derive(Debug, Clone, Default)]
@@ -26,21 +57,10 @@ pub struct Problem {
 }
 
 impl Outcome {
-    /// Makes the outcome of `command` (`verify`) from its JSON fields, whose schema is
-    /// `tmax-ckpt.<command>/1`.
-    ///
-    /// # Panics
-    /// When `fields` is not a struct or map with string keys: a bug.
+    /// Makes the outcome of a command from its JSON document.
     #[must_use]
-    pub fn new(command: &str, fields: &impl Serialize) -> Self {
-        let fields = serde_json::to_value(fields).expect("documents are plain structs and maps");
-        let Value::Object(fields) = fields else {
-            unreachable!("the document of {command} is a struct or a map")
-        };
-        let mut document = Map::new();
-        document.insert("schema".into(), format!("tmax-ckpt.{command}/1").into());
-        document.extend(fields);
-        Self { document, ..Self::default() }
+    pub fn new(document: &impl Document) -> Self {
+        Self { document: printed(document), ..Self::default() }
     }
 
     /// Sets the text for people. ANSI styles are stripped where they are not wanted.
@@ -63,13 +83,6 @@ impl Outcome {
         let write =
             if self.one_line { serde_json::to_string } else { serde_json::to_string_pretty };
         write(&self.document).expect("a JSON value serialises")
-    }
-
-    /// Adds a field to the JSON document.
-    #[must_use]
-    pub fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.document.insert(name.into(), value.into());
-        self
     }
 
     /// Sets what `-q` prints: the path or the id, one a line.
@@ -138,11 +151,20 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::Outcome;
+    use super::{Document, Outcome};
+
+    #[derive(serde::Serialize, schemars::JsonSchema)]
+    struct Answer {
+        ok: bool,
+    }
+
+    impl Document for Answer {
+        const NAME: &'static str = "verify/1";
+    }
 
     #[test]
     fn the_schema_comes_first_and_no_is_one() {
-        let outcome = Outcome::new("verify", &serde_json::json!({"ok": false})).human("bad\n");
+        let outcome = Outcome::new(&Answer { ok: false }).human("bad\n");
         let text = serde_json::to_string(outcome.document()).expect("serialises");
         assert_eq!(text, r#"{"schema":"tmax-ckpt.verify/1","ok":false}"#);
         assert_eq!(outcome.exit_code(), 0);

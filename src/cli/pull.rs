@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
 use super::failure::Failure;
 use super::hub::{self, RepoType};
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use crate::error::Result;
 use crate::hub::{
     Action, Existing, Hub, PlannedRevision, PullPlan, PullReport, PullRequest, Target,
@@ -51,6 +52,71 @@ pub struct Args {
     /// Print what would be fetched, and fetch nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+}
+
+/// The JSON document: the plan, and what became of it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The repository.
+    repo: String,
+    /// `model`, `dataset` or `space`.
+    repo_type: &'static str,
+    /// Whether nothing was fetched.
+    dry_run: bool,
+    /// What was to be fetched when the run began.
+    fetch_bytes: u64,
+    /// What was free where it goes.
+    free_bytes: u64,
+    /// What was done; absent after a dry run.
+    #[serde(flatten)]
+    fetched: Option<Fetched>,
+    /// The revisions.
+    revisions: Vec<RevisionEntry<'a>>,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "pull/1";
+}
+
+/// What a run did.
+#[derive(Serialize, JsonSchema)]
+struct Fetched {
+    /// How many files were fetched.
+    fetched_files: usize,
+    /// How many bytes came over the network.
+    fetched_bytes: u64,
+    /// How many files were there.
+    kept_files: usize,
+}
+
+/// A revision and where it lies.
+#[derive(Serialize, JsonSchema)]
+struct RevisionEntry<'a> {
+    /// Its name, as it was asked for.
+    name: &'a str,
+    /// Its commit.
+    commit: &'a str,
+    /// The folder of its files.
+    path: &'a Path,
+    /// The sizes of its files together.
+    size_bytes: u64,
+    /// Its files.
+    files: Vec<FileEntry<'a>>,
+}
+
+/// A file of a revision.
+#[derive(Serialize, JsonSchema)]
+struct FileEntry<'a> {
+    /// Its name in the repository.
+    path: &'a str,
+    /// Its size.
+    size_bytes: u64,
+    /// The hash that it must have: SHA-256 (64 digits), or git's SHA-1 (40 digits).
+    hash: String,
+    /// What was planned: `keep`, `check`, `fetch`, `resume` or `share`.
+    action: &'static str,
+    /// What of it was there when the run began.
+    resumed_bytes: u64,
 }
 
 /// Runs the command.
@@ -111,35 +177,39 @@ fn planned(plan: &PullPlan) -> Outcome {
         units::bytes(plan.free_bytes)
     )
     .expect("strings grow");
-    let revisions: Vec<Value> = plan.revisions.iter().map(planned_entry).collect();
-    let document = json!({
-        "repo": plan.repo.to_string(),
-        "repo_type": hub::type_name(&plan.repo),
-        "dry_run": true,
-        "fetch_bytes": plan.fetch_bytes,
-        "free_bytes": plan.free_bytes,
-        "revisions": revisions,
-    });
-    Outcome::new("pull", &document).human(text).quiet(folders(plan))
+    Outcome::new(&document(plan, None)).human(text).quiet(folders(plan))
 }
 
-fn planned_entry(revision: &PlannedRevision) -> Value {
-    let file = |planned: &crate::hub::PlannedFile| {
+fn document<'a>(plan: &'a PullPlan, report: Option<&PullReport>) -> Document<'a> {
+    Document {
+        repo: plan.repo.to_string(),
+        repo_type: hub::type_name(&plan.repo),
+        dry_run: report.is_none(),
+        fetch_bytes: plan.fetch_bytes,
+        free_bytes: plan.free_bytes,
+        fetched: report.map(|report| Fetched {
+            fetched_files: report.fetched_files,
+            fetched_bytes: report.fetched_bytes,
+            kept_files: report.kept_files,
+        }),
+        revisions: plan.revisions.iter().map(revision_entry).collect(),
+    }
+}
+
+fn revision_entry(revision: &PlannedRevision) -> RevisionEntry<'_> {
+    let files = revision.files.iter().map(|planned| {
         let (action, resumed_bytes) = action(planned.action);
-        json!({
-            "path": planned.file.path,
-            "size_bytes": planned.file.size,
-            "hash": planned.file.hash.hex(),
-            "action": action,
-            "resumed_bytes": resumed_bytes,
-        })
-    };
-    json!({
-        "name": revision.name,
-        "commit": revision.commit.as_str(),
-        "path": revision.folder,
-        "files": revision.files.iter().map(file).collect::<Vec<_>>(),
-    })
+        let file = &planned.file;
+        let (path, size_bytes, hash) = (file.path.as_str(), file.size, file.hash.hex());
+        FileEntry { path, size_bytes, hash, action, resumed_bytes }
+    });
+    RevisionEntry {
+        name: &revision.name,
+        commit: revision.commit.as_str(),
+        path: &revision.folder,
+        size_bytes: revision.files.iter().map(|planned| planned.file.size).sum(),
+        files: files.collect(),
+    }
 }
 
 fn action(action: Action) -> (&'static str, u64) {
@@ -160,7 +230,6 @@ fn folders(plan: &PullPlan) -> String {
 
 fn pulled(plan: &PullPlan, report: &PullReport) -> Outcome {
     let mut text = String::new();
-    let mut entries = Vec::new();
     for (planned, revision) in plan.revisions.iter().zip(&report.revisions) {
         let what = if planned.is_complete() { "was there" } else { "verified" };
         writeln!(
@@ -172,22 +241,6 @@ fn pulled(plan: &PullPlan, report: &PullReport) -> Outcome {
             revision.folder.display()
         )
         .expect("strings grow");
-        entries.push(json!({
-            "name": revision.name,
-            "commit": revision.commit.as_str(),
-            "path": revision.folder,
-            "files": revision.files,
-            "size_bytes": revision.size_bytes,
-        }));
     }
-    let document = json!({
-        "repo": plan.repo.to_string(),
-        "repo_type": hub::type_name(&plan.repo),
-        "dry_run": false,
-        "fetched_files": report.fetched_files,
-        "fetched_bytes": report.fetched_bytes,
-        "kept_files": report.kept_files,
-        "revisions": entries,
-    });
-    Outcome::new("pull", &document).human(text).quiet(folders(plan))
+    Outcome::new(&document(plan, Some(report))).human(text).quiet(folders(plan))
 }

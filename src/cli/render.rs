@@ -6,13 +6,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Style};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use super::args::{ColorMode, GlobalArgs};
 use super::bars::LogWriter;
 use super::context::Output;
-use super::outcome::Outcome;
+use super::outcome::{Document, Outcome, printed};
 use crate::error::{Error, Kind};
 use crate::name::escape;
 
@@ -140,16 +141,29 @@ fn escape_lines(text: &str) -> String {
     lines.join("\n    ")
 }
 
+/// An error, one line on stderr.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ErrorDocument<'a> {
+    /// What went wrong, as a stable word: `revision_not_found`.
+    kind: &'a str,
+    /// The exit code of the process.
+    exit_code: u8,
+    /// What went wrong, for people.
+    message: &'a str,
+    /// Why, outermost first.
+    causes: &'a [String],
+    /// What a person can do about it.
+    help: &'a [String],
+}
+
+impl Document for ErrorDocument<'_> {
+    const NAME: &'static str = "error/1";
+}
+
 fn error_json(kind: Kind, id: &str, message: &str, causes: &[String], help: &[String]) -> String {
-    let document = json!({
-        "schema": "tmax-ckpt.error/1",
-        "kind": id,
-        "exit_code": kind.exit_code(),
-        "message": message,
-        "causes": causes,
-        "help": help,
-    });
-    format!("{document}\n")
+    let document = ErrorDocument { kind: id, exit_code: kind.exit_code(), message, causes, help };
+    let text = serde_json::to_string(&printed(&document)).expect("a JSON value serialises");
+    format!("{text}\n")
 }
 
 /// Sends logs to stderr, past the bars.

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum, ValueHint};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{Document, Outcome};
 use super::scoring::{Model, ScoringArgs, with_job_help};
 use super::tasks;
 use crate::error::Result;
@@ -62,6 +63,59 @@ enum AgentChoice {
     Oracle,
     /// Nobody: all should get 0
     Nop,
+}
+
+/// The JSON line of a trial.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct TrialLine<'a> {
+    #[serde(flatten)]
+    record: &'a TrialRecord,
+    /// What counts, from 0 to 1; nothing if the machine failed.
+    score: Option<f64>,
+}
+
+impl Document for TrialLine<'_> {
+    const NAME: &'static str = "score.trial/1";
+}
+
+/// The JSON document: what the job folder holds.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct JobDocument<'a> {
+    /// The job folder.
+    job: &'a Path,
+    /// Trials with a result.
+    trials: usize,
+    /// Trials without one: still running, or cut off.
+    unfinished: usize,
+    /// The steps, in the order of their names.
+    steps: &'a [StepSummary],
+}
+
+impl Document for JobDocument<'_> {
+    const NAME: &'static str = "score/1";
+}
+
+/// The JSON document of a dry run.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PlanDocument<'a> {
+    /// The job folder.
+    job: &'a Path,
+    /// Always true: nothing was run.
+    dry_run: bool,
+    /// How many tasks there are.
+    tasks: usize,
+    /// Attempts of each.
+    attempts: u32,
+    /// Who works on them.
+    candidates: Vec<&'a str>,
+    /// How many trials that makes.
+    trials: usize,
+    /// What must be done first, in words.
+    first: Option<String>,
+}
+
+impl Document for PlanDocument<'_> {
+    const NAME: &'static str = "score.plan/1";
 }
 
 /// Runs the command.
@@ -123,13 +177,7 @@ fn run_all(job: &Job, models: &[Model], ctx: &Context) -> Result<()> {
 }
 
 fn emit(ctx: &Context, record: &TrialRecord) {
-    let mut line = json!({"schema": "tmax-ckpt.score.trial/1"});
-    let fields = serde_json::to_value(record).expect("records serialise");
-    if let (Some(line), serde_json::Value::Object(fields)) = (line.as_object_mut(), fields) {
-        line.extend(fields);
-        line.insert("score".into(), json!(record.score()));
-    }
-    ctx.emit(&line);
+    ctx.emit(&TrialLine { record, score: record.score() });
 }
 
 fn dry_run(
@@ -146,20 +194,19 @@ fn dry_run(
     let tasks = kept.count();
     let trials = tasks * candidates.len() * args.attempts as usize;
     let names: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
-    let fields = json!({
-        "job": dir, "dry_run": true, "tasks": tasks, "attempts": args.attempts,
-        "candidates": names, "trials": trials, "first": first,
-    });
-    let first = first.map_or(String::new(), |line| line + "\n");
+    let head = first.as_deref().map_or(String::new(), |line| format!("{line}\n"));
     let human = format!(
-        "{first}would run {} ({} × {} × {}) into {}\n",
+        "{head}would run {} ({} × {} × {}) into {}\n",
         plural(trials as u64, "trial"),
         names.join(", "),
         plural(tasks as u64, "task"),
         plural(u64::from(args.attempts), "attempt"),
         dir.display()
     );
-    Ok(Outcome::new("score", &fields).human(human).quiet(dir.display().to_string()))
+    let (attempts, candidates) = (args.attempts, names);
+    let document =
+        PlanDocument { job: dir, dry_run: true, tasks, attempts, candidates, trials, first };
+    Ok(Outcome::new(&document).human(human).quiet(dir.display().to_string()))
 }
 
 /// Which JSON lines come before the summary.
@@ -176,16 +223,14 @@ fn outcome(ctx: &Context, dir: &Path, imported: &Imported, which: Emit) -> Outco
         }
     }
     let steps = import::summarise(&imported.records);
-    let fields = json!({
-        "job": dir,
-        "trials": imported.records.len(),
-        "unfinished": imported.unfinished.len(),
-        "steps": steps,
-    });
-    let mut outcome = Outcome::new("score", &fields)
-        .human(table(&steps))
-        .quiet(dir.display().to_string())
-        .one_line();
+    let document = JobDocument {
+        job: dir,
+        trials: imported.records.len(),
+        unfinished: imported.unfinished.len(),
+        steps: &steps,
+    };
+    let mut outcome =
+        Outcome::new(&document).human(table(&steps)).quiet(dir.display().to_string()).one_line();
     let failures: usize = steps.iter().map(|step| step.infrastructure_failures).sum();
     if failures > 0 {
         outcome = outcome.hint(format!(

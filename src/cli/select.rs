@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::jobs::{self, Records, Source};
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::render::{DIM, GOOD, STRONG, paint};
 use super::scoring::ScoringArgs;
 use super::select_run::{self, AllocationChoice, Plan, Ran};
@@ -102,15 +102,23 @@ impl From<Rule> for TieRule {
 }
 
 /// The JSON document.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(Serialize, schemars::JsonSchema)]
+pub(super) struct Document<'a> {
     #[serde(flatten)]
     summary: &'a Summary,
+    /// Where the records of each step came from.
     sources: &'a [Source],
+    /// Trials without a result: still running, or cut off.
     unfinished_trials: usize,
+    /// Tasks that are not the same in all records, by their digest.
     changed_tasks: &'a [String],
+    /// The report, if one was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<&'a Path>,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "select/1";
 }
 
 /// Runs the command.
@@ -141,7 +149,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         changed_tasks: &records.changed_tasks,
         report: args.report.as_deref(),
     };
-    let outcome = Outcome::new("select", &document);
+    let outcome = Outcome::new(&document);
     if let Some(path) = &args.report {
         write_report(path, &summary, &outcome, &records, &args, ctx)?;
     }

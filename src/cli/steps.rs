@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
 use super::failure::Failure;
 use super::hub;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use crate::error::Result;
 use crate::hub::{Cached, RepoKind, Step};
 use crate::name::escape;
@@ -19,6 +20,40 @@ pub struct Args {
     /// The repository: owner/name
     #[arg(value_name = "REPO")]
     repo: String,
+}
+
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The repository.
+    repo: String,
+    /// Its steps in numeric order, and `main` after them.
+    steps: Vec<Entry<'a>>,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "steps/1";
+}
+
+/// A branch that is a step, or `main`.
+#[derive(Serialize, JsonSchema)]
+struct Entry<'a> {
+    /// The branch.
+    name: &'a str,
+    /// The number in its name; absent for `main`.
+    step: Option<u64>,
+    /// The step that `main` equals, if it does.
+    same_as: Option<&'a str>,
+    /// The commit.
+    commit: &'a str,
+    /// Its date in RFC 3339, if the Hub tells one.
+    date: Option<&'a str>,
+    /// The sum of the file sizes.
+    size_bytes: u64,
+    /// How many files it has.
+    files: usize,
+    /// How much of it is in the cache: `yes`, `partly` or `no`.
+    cached: &'static str,
 }
 
 /// Runs the command.
@@ -33,27 +68,26 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     }
     let repo = reference.repo;
     let steps = hub::open(ctx)?.steps(&repo, &ctx.progress())?;
-    let entries: Vec<Value> = steps.iter().map(entry).collect();
-    let document = json!({"repo": repo.to_string(), "steps": entries});
+    let document = Document { repo: repo.to_string(), steps: steps.iter().map(entry).collect() };
     let names: Vec<String> = steps.iter().map(|s| escape(&s.name)).collect();
-    let mut outcome = Outcome::new("steps", &document).human(table(&steps)).quiet(names.join("\n"));
+    let mut outcome = Outcome::new(&document).human(table(&steps)).quiet(names.join("\n"));
     if steps.iter().all(|step| step.number.is_none()) {
         outcome = outcome.hint(format!("note: no branch of {repo} is named like a step"));
     }
     Ok(outcome)
 }
 
-fn entry(step: &Step) -> Value {
-    json!({
-        "name": step.name,
-        "step": step.number,
-        "same_as": step.same_as,
-        "commit": step.commit.as_str(),
-        "date": step.date,
-        "size_bytes": step.size_bytes,
-        "files": step.files,
-        "cached": cached(step.cached),
-    })
+fn entry(step: &Step) -> Entry<'_> {
+    Entry {
+        name: &step.name,
+        step: step.number,
+        same_as: step.same_as.as_deref(),
+        commit: step.commit.as_str(),
+        date: step.date.as_deref(),
+        size_bytes: step.size_bytes,
+        files: step.files,
+        cached: cached(step.cached),
+    }
 }
 
 fn cached(cached: Cached) -> &'static str {

@@ -1,17 +1,18 @@
 //! `strip`: the language model alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ValueEnum, ValueHint};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::resolve;
 use crate::checkpoint::{Checkpoint, TensorSet};
 use crate::error::Result;
 use crate::fsio;
-use crate::ops::assemble::{Assembly, Done, Output};
+use crate::ops::assemble::{Assembly, Done, Output, TensorProof};
 use crate::ops::pack::MAX_SHARD_BYTES;
 use crate::ops::strip::{self, Layout, Mtp, Options, Plan, Reason};
 use crate::units;
@@ -52,6 +53,92 @@ pub enum LayoutArg {
     Text,
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// The checkpoint, as it was named.
+    checkpoint: &'a str,
+    /// The folder written.
+    output: &'a Path,
+    /// Whether nothing was written.
+    dry_run: bool,
+    /// The files of the output.
+    files: Vec<WrittenFile<'a>>,
+    /// Their sizes together.
+    total_bytes: u64,
+    /// Tensors that are not in the output.
+    dropped: Vec<Dropped<'a>>,
+    /// How many tensors have another name in the output.
+    renamed: usize,
+    /// What was changed in the config, in words.
+    config_changes: &'a [String],
+    /// Files of the checkpoint that are not in the output.
+    left_out: &'a [String],
+    /// Every tensor of the output, once it is written.
+    tensors: Vec<CopiedTensor<'a>>,
+    /// Whether the output was there, and was only compared.
+    already_done: bool,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "strip/1";
+}
+
+/// A file of an output.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct WrittenFile<'a> {
+    /// Its name.
+    name: &'a str,
+    /// Its size.
+    len_bytes: u64,
+    /// How many tensors it holds, if it is a file of tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensors: Option<usize>,
+}
+
+/// A tensor that is not in the output.
+#[derive(Serialize, JsonSchema)]
+struct Dropped<'a> {
+    /// Its stored name.
+    name: &'a str,
+    /// Why it was dropped.
+    reason: ReasonWord,
+    /// Its size.
+    len_bytes: u64,
+}
+
+/// [`Reason`] in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ReasonWord {
+    /// It belongs to the vision tower.
+    Vision,
+    /// It belongs to an MTP head that is not whole, or not wanted.
+    Mtp,
+    /// It is the head that the config ties to the embedding.
+    DuplicateHead,
+}
+
+/// A tensor of an output.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CopiedTensor<'a> {
+    /// The file that holds it.
+    file: &'a str,
+    /// The name it is stored under.
+    name: &'a str,
+    /// The hash of its bytes there.
+    sha256: &'a str,
+    /// Its size there.
+    len_bytes: u64,
+}
+
+impl<'a> From<&'a TensorProof> for CopiedTensor<'a> {
+    fn from(proof: &'a TensorProof) -> Self {
+        let TensorProof { file, name, sha256, len_bytes } = proof;
+        Self { file, name, sha256, len_bytes: *len_bytes }
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -69,42 +156,49 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     };
     let plan = strip::plan(&checkpoint, &args.output, &options)?;
     let done = carry_out(&plan.assembly, checkpoint.set(), "strip", args.dry_run, ctx)?;
-    let dropped: Vec<_> = plan
-        .dropped
-        .iter()
-        .map(|(reason, tensor)| {
-            json!({"name": tensor.stored.as_str(), "reason": reason_word(*reason),
-                "len_bytes": tensor.len_bytes()})
-        })
-        .collect();
-    let document = json!({
-        "checkpoint": local.label, "output": args.output, "dry_run": args.dry_run,
-        "files": files_json(&plan.assembly), "total_bytes": plan.assembly.len_bytes(),
-        "dropped": dropped, "renamed": plan.renamed, "config_changes": plan.config_changes,
-        "left_out": plan.left_out, "tensors": done.proofs,
-        "already_done": done.found == Output::Finished,
+    let dropped = plan.dropped.iter().map(|(reason, tensor)| Dropped {
+        name: tensor.stored.as_str(),
+        reason: reason_word(*reason),
+        len_bytes: tensor.len_bytes(),
     });
+    let document = Document {
+        checkpoint: &local.label,
+        output: &args.output,
+        dry_run: args.dry_run,
+        files: written_files(&plan.assembly),
+        total_bytes: plan.assembly.len_bytes(),
+        dropped: dropped.collect(),
+        renamed: plan.renamed,
+        config_changes: &plan.config_changes,
+        left_out: &plan.left_out,
+        tensors: done.proofs.iter().map(CopiedTensor::from).collect(),
+        already_done: done.found == Output::Finished,
+    };
     let text = human(&plan, done.found, args.dry_run)?;
     let quiet = args.output.display().to_string();
-    Ok(Outcome::new("strip", &document).human(text).quiet(quiet))
+    Ok(Outcome::new(&document).human(text).quiet(quiet))
 }
 
-fn reason_word(reason: Reason) -> &'static str {
+fn reason_word(reason: Reason) -> ReasonWord {
     match reason {
-        Reason::Vision => "vision",
-        Reason::Mtp => "mtp",
-        Reason::DuplicateHead => "duplicate_head",
+        Reason::Vision => ReasonWord::Vision,
+        Reason::Mtp => ReasonWord::Mtp,
+        Reason::DuplicateHead => ReasonWord::DuplicateHead,
     }
 }
 
 fn human(plan: &Plan, found: Output, dry_run: bool) -> Result<String> {
     let mut text = written(&plan.assembly, found, dry_run)?;
-    for reason in [Reason::Vision, Reason::Mtp, Reason::DuplicateHead] {
+    let kinds = [
+        (Reason::Vision, "vision"),
+        (Reason::Mtp, "mtp"),
+        (Reason::DuplicateHead, "duplicate head"),
+    ];
+    for (reason, word) in kinds {
         let of: Vec<_> = plan.dropped.iter().filter(|(why, _)| *why == reason).collect();
         if !of.is_empty() {
             let bytes = units::bytes(of.iter().map(|(_, t)| t.len_bytes()).sum());
             let tensors = units::plural(of.len() as u64, "tensor");
-            let word = reason_word(reason).replace('_', " ");
             text += &format!("  dropped  {word}: {tensors}, {bytes}\n");
         }
     }
@@ -156,10 +250,16 @@ pub(super) fn written(assembly: &Assembly, found: Output, dry_run: bool) -> Resu
 }
 
 /// The files of an output for JSON.
-pub(super) fn files_json(assembly: &Assembly) -> Vec<serde_json::Value> {
-    let shards = assembly.files.iter().map(
-        |f| json!({"name": f.name, "len_bytes": f.layout.len_bytes, "tensors": f.tensors.len()}),
-    );
-    let small = assembly.small.iter().map(|(name, b)| json!({"name": name, "len_bytes": b.len()}));
+pub(super) fn written_files(assembly: &Assembly) -> Vec<WrittenFile<'_>> {
+    let shards = assembly.files.iter().map(|file| WrittenFile {
+        name: &file.name,
+        len_bytes: file.layout.len_bytes,
+        tensors: Some(file.tensors.len()),
+    });
+    let small = assembly.small.iter().map(|(name, bytes)| WrittenFile {
+        name,
+        len_bytes: bytes.len() as u64,
+        tensors: None,
+    });
     shards.chain(small).collect()
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use clap::ValueHint;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{self, Outcome};
 use super::render::{BAD, DIM, GOOD, STRONG, WARN, paint};
 use super::resolve;
 use crate::error::Result;
@@ -35,6 +36,30 @@ pub struct Args {
     no_hash: bool,
 }
 
+/// The JSON document.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
+    /// Whether no checkpoint has a fault.
+    ok: bool,
+    /// The checkpoints, in the order of the arguments.
+    checkpoints: Vec<Verified<'a>>,
+}
+
+impl outcome::Document for Document<'_> {
+    const NAME: &'static str = "verify/1";
+}
+
+/// One checkpoint.
+#[derive(Serialize, JsonSchema)]
+struct Verified<'a> {
+    /// The checkpoint, as it was named.
+    checkpoint: &'a str,
+    /// Whether it has no fault; warnings and loaders do not count.
+    ok: bool,
+    /// What was found.
+    report: &'a Report,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -61,17 +86,15 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         }
     }
     let faults: usize = reports.iter().map(|(_, r)| r.count(Severity::Error)).sum();
-    let documents: Vec<_> = reports
-        .iter()
-        .map(|(label, report)| {
-            let ok = report.count(Severity::Error) == 0;
-            json!({"checkpoint": label, "ok": ok, "report": report})
-        })
-        .collect();
-    let document = json!({"ok": faults == 0, "checkpoints": documents});
+    let checkpoints = reports.iter().map(|(label, report)| Verified {
+        checkpoint: label,
+        ok: report.count(Severity::Error) == 0,
+        report,
+    });
+    let document = Document { ok: faults == 0, checkpoints: checkpoints.collect() };
     let human: String = reports.iter().map(|(label, report)| human(label, report)).collect();
     let quiet: Vec<&str> = reports.iter().map(|(label, _)| label.as_str()).collect();
-    let outcome = Outcome::new("verify", &document).human(human).quiet(quiet.join("\n"));
+    let outcome = Outcome::new(&document).human(human).quiet(quiet.join("\n"));
     if faults == 0 {
         return Ok(outcome);
     }

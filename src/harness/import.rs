@@ -245,7 +245,7 @@ fn eval(records: &[&TrialRecord]) -> Value {
 }
 
 /// What one step did, for a person: nothing about uncertainty, which `select` knows.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct StepSummary {
     /// The step.
     pub step: String,

@@ -207,12 +207,13 @@ impl Job {
                 scope.spawn(|| self.worker(wanted, &open, &slots, &shared));
             }
         });
-        progress.finish();
         if let Some(error) = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
         let slots = slots.into_inner().unwrap_or_else(PoisonError::into_inner);
-        slots.into_iter().collect::<Option<Vec<_>>>().ok_or(Error::Interrupted)
+        let records = slots.into_iter().collect::<Option<Vec<_>>>().ok_or(Error::Interrupted)?;
+        progress.finish();
+        Ok(records)
     }
 
     fn worker(

@@ -11,7 +11,7 @@ use super::task::Task;
 use crate::engine::chat::{ChatReply, Message, ToolCall};
 
 /// How a trial ended, as far as its score is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The tests gave a reward.
@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 /// One trial, as statistics need it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct TrialRecord {
     /// The step or model.
     pub step: String,

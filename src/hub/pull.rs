@@ -104,7 +104,9 @@ impl Hub {
             let never = || (plan.repo.to_string(), "tmax-ckpt pull".to_owned());
             self.block_on(never, |online| self.run(plan, Some(online), progress, cancel))
         };
-        progress.finish();
+        if report.is_ok() {
+            progress.finish();
+        }
         report
     }
 

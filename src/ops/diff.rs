@@ -18,7 +18,7 @@ use crate::progress::{Progress, Unit};
 const CHUNK: usize = 1 << 18;
 
 /// How one tensor differs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct TensorDiff {
     /// The canonical name, escaped.
     pub name: String,
@@ -43,7 +43,7 @@ pub struct TensorDiff {
 }
 
 /// The same tensor in two shapes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Reshaped {
     /// The canonical name, escaped.
     pub name: String,
@@ -54,7 +54,7 @@ pub struct Reshaped {
 }
 
 /// A layer as a whole.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct LayerDiff {
     /// The layer.
     pub layer: usize,
@@ -63,7 +63,7 @@ pub struct LayerDiff {
 }
 
 /// All differences.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct Diff {
     /// The number of tensors without any difference.
     pub identical: usize,

@@ -25,7 +25,7 @@ pub struct FileHead<'a> {
 }
 
 /// Tensors counted together.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Group {
     /// What they have in common.
     pub name: String,
@@ -38,7 +38,7 @@ pub struct Group {
 }
 
 /// A part of the model and what it is made of.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct PartSummary {
     /// `text`, `mtp`, `vision` or `unknown`.
     #[serde(flatten)]
@@ -48,7 +48,7 @@ pub struct PartSummary {
 }
 
 /// A file of the checkpoint.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct FileSummary {
     /// Its name.
     pub name: String,
@@ -61,7 +61,7 @@ pub struct FileSummary {
 }
 
 /// All that is shown.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct Summary {
     /// `model_type` of the config.
     pub model_type: Option<String>,

@@ -15,7 +15,7 @@ use crate::progress::{Progress, Unit};
 const CHUNK: usize = 1 << 18;
 
 /// What the values of one tensor are like. Numbers of an empty set are absent.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Stats {
     /// The smallest finite value.
     pub min: Option<f64>,

@@ -69,7 +69,7 @@ impl Settings {
 }
 
 /// A lower and an upper bound.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Interval {
     /// 2.5 % bound.
     pub low: f64,
@@ -88,7 +88,7 @@ impl Interval {
 }
 
 /// A step against the baseline.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Versus {
     /// Mean difference over the tasks that both have verdicts on.
     pub mean: f64,
@@ -109,7 +109,7 @@ pub struct Versus {
 }
 
 /// How a step's attempts ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Endings {
     /// Attempts with a verdict.
     pub graded: usize,
@@ -122,7 +122,7 @@ pub struct Endings {
 }
 
 /// What an attempt took, averaged over those that say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Effort {
     /// Tokens that the model wrote.
     pub tokens: Option<f64>,
@@ -135,7 +135,7 @@ pub struct Effort {
 }
 
 /// Unbiased pass@k.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct PassAtK {
     /// Number of tries.
     pub k: usize,
@@ -144,7 +144,7 @@ pub struct PassAtK {
 }
 
 /// One step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Step {
     /// Its name.
     pub step: String,
@@ -183,7 +183,7 @@ pub struct Step {
 }
 
 /// One task over all steps.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Task {
     /// Its name.
     pub task: String,
@@ -196,7 +196,7 @@ pub struct Task {
 }
 
 /// The winner's curse on the picked step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Curse {
     /// Its plain mean.
     pub raw: f64,
@@ -215,7 +215,7 @@ pub struct Curse {
 }
 
 /// What the records allow to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
     /// One step is the best with the confidence asked for.
@@ -227,7 +227,7 @@ pub enum Certainty {
 }
 
 /// The whole answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Summary {
     /// The step to take.
     pub picked: String,
@@ -245,7 +245,7 @@ pub struct Summary {
     pub one_se: f64,
     /// How many tasks of the kind it would take to tell the two leaders apart by two standard
     /// errors, at this number of attempts a task.
-    pub tasks_needed: Option<f64>,
+    pub tasks_needed: Option<u64>,
     /// Says whether all cells hold the same number of verdicts.
     pub balanced: bool,
     /// Fewest and most verdicts a cell.
@@ -467,14 +467,14 @@ impl Facts<'_> {
             .collect()
     }
 
-    fn tasks_needed(&self, best: usize) -> Option<f64> {
+    fn tasks_needed(&self, best: usize) -> Option<u64> {
         let second = (0..self.scores.mean.len())
             .filter(|step| *step != best)
             .max_by(|a, b| self.scores.mean[*a].total_cmp(&self.scores.mean[*b]))?;
         let d = estimate::difference(&self.cells[best], &self.cells[second], 0)?;
         let ratio = 2.0 * d.se_new? / d.mean.abs();
         let needed = (ratio * ratio * self.table.tasks().len() as f64).ceil();
-        (needed.is_finite() && needed > self.table.tasks().len() as f64).then_some(needed)
+        (needed.is_finite() && needed > self.table.tasks().len() as f64).then_some(needed as u64)
     }
 
     fn counts(&self) -> [usize; 2] {

@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::expect::{Problem, compare};
 
 /// A program that loads checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Loader {
     #[serde(rename = "vllm 0.19.1")]
@@ -39,7 +39,7 @@ impl Loader {
 }
 
 /// Whether it loads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It loads as it is.
@@ -57,7 +57,7 @@ pub enum Verdict {
 }
 
 /// What one loader does, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct LoaderVerdict {
     /// The loader.
     pub loader: Loader,

@@ -53,7 +53,7 @@ pub enum Hashes {
 }
 
 /// How much a finding weighs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The weights are not what they should be: the answer is "no".
@@ -63,7 +63,7 @@ pub enum Severity {
 }
 
 /// What was looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Check {
@@ -76,7 +76,7 @@ pub enum Check {
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Finding {
     /// How much it weighs.
     pub severity: Severity,
@@ -100,7 +100,7 @@ impl Finding {
 }
 
 /// A file whose hash was compared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct HashedFile {
     /// The file's name.
     pub name: String,
@@ -113,7 +113,7 @@ pub struct HashedFile {
 }
 
 /// What was not looked at: no finding about it says nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Unchecked {
     /// What it is.
     pub check: Check,
@@ -122,7 +122,7 @@ pub struct Unchecked {
 }
 
 /// All that was found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Files whose hash was compared, sorted.
     pub hashed: Vec<HashedFile>,
