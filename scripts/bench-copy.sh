@@ -21,7 +21,8 @@ mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 against_cp() { # LABEL, SOURCES of cp, COMMAND
   echo
-  scripts/bench_rounds.py --runs "$runs" --before "rm -rf $work/out; mkdir $work/out; sync" \
+  scripts/bench_rounds.py --runs "$runs" --warm 6 \
+    --before "rm -rf $work/out; mkdir $work/out; sync; cat $2 $ckpt/*.safetensors >/dev/null" \
     "cp=cp $2 $work/out/" "cp and flush=cp $2 $work/out/ && sync $work/out/*" "$1=$3"
 }
 

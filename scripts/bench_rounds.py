@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Times commands in turn and prints a Markdown table of ratios against one of them.
 
-    scripts/bench_rounds.py [--runs 5] [--before COMMAND] LABEL=COMMAND LABEL=COMMAND …
+    scripts/bench_rounds.py [--runs 5] [--before COMMAND] [--warm GB] LABEL=COMMAND LABEL=COMMAND …
 
 The first command is the peer. Rounds rather than blocks, so that a busy minute does not fall on
 one command alone; a warm-up round is run and thrown away. `--before` runs, untimed, before each
-(remove the last output, sync). Wall and CPU (user + system, children included) are given as min /
+(remove the last output, sync). `--warm` touches so much memory before each and gives it back: the
+host of a virtual machine takes free pages away and hands them out again slowly, to whoever asks
+first. Wall and CPU (user + system, children included) are given as min /
 median / max, ratios as those of the medians. Memory is the peak of anonymous pages of the whole
 process tree, sampled every 10 ms: pages of mapped files are not counted, as the kernel can drop
 them at any time.
@@ -80,6 +82,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--before", default="true")
+    parser.add_argument("--warm", type=int, default=0, metavar="GB")
     parser.add_argument("commands", nargs="+", metavar="LABEL=COMMAND")
     args = parser.parse_args()
     commands = dict(text.split("=", 1) for text in args.commands)
@@ -87,6 +90,8 @@ def main():
     for turn in range(args.runs + 1):
         for label, command in commands.items():
             subprocess.run(["bash", "-c", args.before], check=True)
+            touch = f"b'x' * ({args.warm} << 30)"
+            subprocess.run([sys.executable, "-c", touch], check=True)
             result = once(command)
             if turn > 0:
                 runs[label].append(result)
