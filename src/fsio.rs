@@ -481,53 +481,91 @@ pub fn check_space(path: &Path, needed_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Copies `len` bytes from `src` at `src_offset` to `dst` at `dst_offset`, in the kernel where
-/// the file systems can.
+/// What a page of the system's file cache is aligned to.
+const PAGE_BYTES: u64 = 4096;
+
+/// A stretch of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Stretch<'a> {
+    /// The file.
+    pub file: &'a File,
+    /// Its first byte.
+    pub offset: u64,
+}
+
+/// Copies `len` bytes of `src` to `dst`, in the kernel where the file systems can, else through
+/// `buffer`, which must not be empty: 1 MiB is a good size.
+///
+/// Pages that straddle those of the target go through the buffer: no file system can share such
+/// blocks, and the kernel would write each of them as two halves.
 ///
 /// # Errors
 /// The system's error; a source that ends early is [`io::ErrorKind::UnexpectedEof`].
 pub fn copy_range(
-    src: &File,
-    src_offset: u64,
-    dst: &File,
-    dst_offset: u64,
+    src: Stretch<'_>,
+    dst: Stretch<'_>,
     len: u64,
+    buffer: &mut [u8],
 ) -> io::Result<()> {
-    let (mut from, mut to) = (src_offset, dst_offset);
-    let end = src_offset + len;
-    while from < end {
+    let (mut from, mut to) = (src.offset, dst.offset);
+    let end = from + len;
+    let mut in_kernel = from % PAGE_BYTES == to % PAGE_BYTES;
+    while in_kernel && from < end {
         let chunk = usize::try_from((end - from).min(1 << 30)).expect("at most 1 GiB");
-        match rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), chunk) {
+        match rustix::fs::copy_file_range(src.file, Some(&mut from), dst.file, Some(&mut to), chunk)
+        {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => {}
-            // Across file systems, or one without the call: by hand.
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            // Across file systems, or one without the call.
             Err(
                 rustix::io::Errno::XDEV
                 | rustix::io::Errno::INVAL
                 | rustix::io::Errno::NOSYS
                 | rustix::io::Errno::OPNOTSUPP,
-            ) => return copy_by_hand(src, from, dst, to, end - from),
+            ) => in_kernel = false,
             Err(e) => return Err(e.into()),
         }
+    }
+    while from < end {
+        let len = buffer.len().min(usize::try_from(end - from).unwrap_or(usize::MAX));
+        src.file.read_exact_at(&mut buffer[..len], from)?;
+        dst.file.write_all_at(&buffer[..len], to)?;
+        from += len as u64;
+        to += len as u64;
     }
     Ok(())
 }
 
-fn copy_by_hand(src: &File, mut from: u64, dst: &File, mut to: u64, len: u64) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    let end = from + len;
-    while from < end {
-        let want = usize::try_from((end - from).min(1 << 20)).expect("at most 1 MiB");
-        let got = src.read_at(&mut buffer[..want], from)?;
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+/// Copies a whole file to another name, which it gets when it is durable.
+///
+/// # Errors
+/// [`Error::Io`]; the name is then untouched.
+pub fn copy_file(source: &Path, target: &Path) -> Result<()> {
+    let from = File::open(source).map_err(Error::io("open", source))?;
+    let len = from.metadata().map_err(Error::io("stat", source))?.len();
+    let to = AtomicFile::create(target)?;
+    let (read, written) =
+        (Stretch { file: &from, offset: 0 }, Stretch { file: to.file(), offset: 0 });
+    copy_range(read, written, len, &mut vec![0; 1 << 20]).map_err(Error::io("copy to", target))?;
+    to.commit()
+}
+
+/// Says whether the file holds these bytes from `offset` on; read through `buffer`, which must
+/// not be empty.
+///
+/// # Errors
+/// The system's error; a file that ends early is [`io::ErrorKind::UnexpectedEof`].
+pub fn holds(found: Stretch<'_>, want: &[u8], buffer: &mut [u8]) -> io::Result<bool> {
+    let mut at = found.offset;
+    for chunk in want.chunks(buffer.len()) {
+        let back = &mut buffer[..chunk.len()];
+        found.file.read_exact_at(back, at)?;
+        if back != chunk {
+            return Ok(false);
         }
-        dst.write_all_at(&buffer[..got], to)?;
-        from += got as u64;
-        to += got as u64;
+        at += chunk.len() as u64;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Makes the entries of a folder durable.
@@ -568,7 +606,9 @@ fn umask() -> u32 {
 mod tests {
     use std::io::Write as _;
 
-    use super::{AtomicFile, Error, ResumableFile, copy_range, read_capped, write_atomic};
+    use super::{
+        AtomicFile, Error, ResumableFile, Stretch, copy_range, holds, read_capped, write_atomic,
+    };
 
     #[test]
     fn nothing_has_its_name_before_commit() {
@@ -607,9 +647,17 @@ mod tests {
         write_atomic(&src, b"0123456789").expect("writes");
         let src = std::fs::File::open(&src).expect("opens");
         let dst = super::open_rw(&dir.path().join("dst")).expect("opens");
-        copy_range(&src, 2, &dst, 4, 3).expect("copies");
+        let (from, to) =
+            (|at| Stretch { file: &src, offset: at }, |at| Stretch { file: &dst, offset: at });
+        // Through the buffer, smaller than the range, then in the kernel.
+        copy_range(from(2), to(4), 3, &mut [0; 2]).expect("copies");
+        copy_range(from(1), to(1), 2, &mut [0; 2]).expect("copies");
         let got = read_capped(&dir.path().join("dst"), 100).expect("reads");
-        assert_eq!(got, b"\0\0\0\x00234");
-        assert!(copy_range(&src, 8, &dst, 0, 5).is_err());
+        assert_eq!(got, b"\x0012\x00234");
+        assert!(copy_range(from(8), to(0), 5, &mut [0; 9]).is_err());
+        assert!(copy_range(from(8), to(8), 5, &mut [0; 9]).is_err());
+        assert!(holds(to(4), b"234", &mut [0; 2]).expect("reads"));
+        assert!(!holds(to(4), b"235", &mut [0; 2]).expect("reads"));
+        assert!(holds(to(4), b"2345678", &mut [0; 9]).is_err());
     }
 }

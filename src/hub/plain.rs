@@ -68,9 +68,5 @@ fn show(blob: &Path, path: &Path) -> Result<()> {
     if std::fs::hard_link(blob, path).is_ok() {
         return Ok(());
     }
-    let from = std::fs::File::open(blob).map_err(fsio::Error::io("open", blob))?;
-    let to = fsio::AtomicFile::create(path)?;
-    fsio::copy_range(&from, 0, to.file(), 0, source.len())
-        .map_err(fsio::Error::io("copy to", path))?;
-    Ok(to.commit()?)
+    Ok(fsio::copy_file(blob, path)?)
 }

@@ -302,8 +302,7 @@ impl Run<'_> {
                 let source = self.store(from).slot(from.file).place;
                 let target = dir.slot(to.file).place;
                 if source != target {
-                    let len = to.file.size;
-                    blocking(move || copy(&source, &target, len)).await?;
+                    blocking(move || copy(&source, &target)).await?;
                     dir.mark_verified(&to.revision.commit, to.file)?;
                 }
                 Ok(())
@@ -385,17 +384,12 @@ fn is_index(file: &TreeFile) -> bool {
     file.path.ends_with(".index.json")
 }
 
-fn copy(source: &std::path::Path, target: &std::path::Path, len: u64) -> Result<()> {
-    let from = std::fs::File::open(source).map_err(fsio::Error::io("open", source))?;
-    if let Ok(there) = std::fs::symlink_metadata(target) {
-        let same = from.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (there.dev(), there.ino()));
-        if same {
-            return Ok(());
-        }
+fn copy(source: &std::path::Path, target: &std::path::Path) -> Result<()> {
+    let from = source.metadata().map_err(fsio::Error::io("stat", source))?;
+    match std::fs::symlink_metadata(target) {
+        Ok(there) if (there.dev(), there.ino()) == (from.dev(), from.ino()) => Ok(()),
+        _ => Ok(fsio::copy_file(source, target)?),
     }
-    let to = fsio::AtomicFile::create(target)?;
-    fsio::copy_range(&from, 0, to.file(), 0, len).map_err(fsio::Error::io("copy to", target))?;
-    Ok(to.commit()?)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -20,7 +20,7 @@ use super::pack::{OutputFile, OutputTensor};
 use crate::checkpoint::TensorSet;
 use crate::dtype::{first_overflow, narrow_from_f32, widen_to_f32};
 use crate::error::Result;
-use crate::fsio::{self, Error as FsError, Locked};
+use crate::fsio::{self, Error as FsError, Locked, Stretch};
 use crate::progress::{Cancel, Progress, Unit};
 use crate::safetensors::{INDEX_FILE, Index};
 
@@ -335,12 +335,11 @@ impl<'a> FileWriter<'a> {
         let mut buffer = vec![0; CHUNK_BYTES.min(bytes.len())];
         let mut at = 0_u64;
         for chunk in bytes.chunks(CHUNK_BYTES) {
-            let back = &mut buffer[..chunk.len()];
-            if !self.holds(start + at, chunk, back)? {
-                let from = tensor.source.range.start + at;
-                fsio::copy_range(source, from, &self.output, start + at, chunk.len() as u64)
+            if !self.holds(start + at, chunk, &mut buffer)? {
+                let from = Stretch { file: source, offset: tensor.source.range.start + at };
+                fsio::copy_range(from, self.at(start + at), chunk.len() as u64, &mut buffer)
                     .map_err(FsError::io("write", &self.path))?;
-                self.prove(tensor, start + at, chunk, back)?;
+                self.prove(tensor, start + at, chunk, &mut buffer)?;
             }
             hasher.update(chunk);
             at += chunk.len() as u64;
@@ -367,10 +366,9 @@ impl<'a> FileWriter<'a> {
                 let tensor = tensor.stored.to_string();
                 return Err(OpError::Overflow { tensor, dtype: to }.into());
             }
-            let back = &mut back[..narrow.len()];
-            if !self.holds(at, narrow, back)? {
+            if !self.holds(at, narrow, &mut back)? {
                 self.output.write_all_at(narrow, at).map_err(FsError::io("write", &self.path))?;
-                self.prove(tensor, at, narrow, back)?;
+                self.prove(tensor, at, narrow, &mut back)?;
             }
             hasher.update(&*narrow);
             at += narrow.len() as u64;
@@ -400,8 +398,11 @@ impl<'a> FileWriter<'a> {
     }
 
     fn reads_as(&self, at: u64, want: &[u8], back: &mut [u8]) -> Result<bool> {
-        self.output.read_exact_at(back, at).map_err(FsError::io("read", &self.path))?;
-        Ok(back == want)
+        Ok(fsio::holds(self.at(at), want, back).map_err(FsError::io("read", &self.path))?)
+    }
+
+    fn at(&self, offset: u64) -> Stretch<'_> {
+        Stretch { file: &self.output, offset }
     }
 }
 

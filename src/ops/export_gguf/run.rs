@@ -1,5 +1,5 @@
-//! Moving the bytes of a [`Plan`]: ranges that stay as they are in the kernel, all others as
-//! slabs of rows, several at a time.
+//! Moving the bytes of a [`Plan`]: ranges that stay as they are, all others as slabs of rows,
+//! several at a time. What was written is read back and compared.
 //!
 //! A file is written under a hidden name, where the next run of the same plan finds it and writes
 //! only what is not there yet. A file that has its name already is compared, never written.
@@ -17,7 +17,7 @@ use super::transforms::permute_columns;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::dtype::{Dtype, first_overflow, narrow_from_f32, widen_to_f32};
 use crate::error::{Kind, Result};
-use crate::fsio::{self, ResumableFile};
+use crate::fsio::{self, ResumableFile, Stretch};
 use crate::gguf::TensorType;
 use crate::name::escape;
 use crate::ops::OpError;
@@ -28,8 +28,8 @@ use crate::quant::q8_0;
 /// Bytes that one step of work writes: small enough for the cache and for smooth progress.
 const SLAB_BYTES: u64 = 2 << 20;
 
-/// Bytes that one kernel copy moves.
-const COPY_BYTES: u64 = 64 << 20;
+/// Bytes that one job copies: what was written is read back while it is in the cache.
+const COPY_BYTES: u64 = 1 << 20;
 
 /// Bytes compared at a time.
 const COMPARE_BYTES: usize = 1 << 20;
@@ -154,7 +154,7 @@ impl Work<'_> {
         for (start, len) in ends.chain([(self.planned.len_bytes, Ok(0))]) {
             let padding = vec![0; usize::try_from(start - end).expect("less than the alignment")];
             let target = Target { file: &file, path, goal: Goal::Compare };
-            target.holds(end, &padding, &mut Vec::new())?;
+            target.holds(end, &padding, &mut [0; 64])?;
             end = start + len.expect("checked when planned");
         }
         Ok(())
@@ -173,7 +173,7 @@ impl Work<'_> {
             planned.tensors.iter().flat_map(|t| jobs(self.checkpoint, t)).collect();
         let target = Target { file, path, goal };
         let all = || {
-            jobs.into_par_iter().try_for_each_init(Scratch::default, |scratch, job| -> Result<()> {
+            jobs.into_par_iter().try_for_each_init(Scratch::new, |scratch, job| -> Result<()> {
                 if self.cancel.is_set() {
                     return Err(OpError::Interrupted.into());
                 }
@@ -209,31 +209,39 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// Says whether `want` is there already; `back` is a buffer.
-    fn holds(&self, at: u64, want: &[u8], back: &mut Vec<u8>) -> Result<bool> {
+    fn holds(&self, at: u64, want: &[u8], back: &mut [u8]) -> Result<bool> {
         if self.goal == Goal::Write {
             return Ok(false);
         }
-        back.resize(COMPARE_BYTES.min(want.len()), 0);
-        let mut at = at;
-        for chunk in want.chunks(COMPARE_BYTES) {
-            let back = &mut back[..chunk.len()];
-            self.file.read_exact_at(back, at).map_err(fsio::Error::io("read", self.path))?;
-            if back != chunk {
-                if self.goal == Goal::Compare {
-                    return Err(OpError::OutputExists { path: self.path.to_owned() }.into());
-                }
-                return Ok(false);
+        match (self.reads_as(at, want, back)?, self.goal) {
+            (false, Goal::Compare) => {
+                Err(OpError::OutputExists { path: self.path.to_owned() }.into())
             }
-            at += chunk.len() as u64;
+            (holds, _) => Ok(holds),
         }
-        Ok(true)
+    }
+
+    /// Reads back what was written of the tensor of this name.
+    fn prove(&self, name: &str, at: u64, want: &[u8], back: &mut [u8]) -> Result<()> {
+        if self.reads_as(at, want, back)? {
+            return Ok(());
+        }
+        Err(OpError::ProofFailed { tensor: escape(name) }.into())
+    }
+
+    fn reads_as(&self, at: u64, want: &[u8], back: &mut [u8]) -> Result<bool> {
+        Ok(fsio::holds(self.at(at), want, back).map_err(fsio::Error::io("read", self.path))?)
+    }
+
+    fn at(&self, offset: u64) -> Stretch<'_> {
+        Stretch { file: self.file, offset }
     }
 }
 
 /// A piece of work, independent of all others.
 enum Job<'a> {
     /// Bytes that do not change, whole rows of a tensor.
-    Copy { file: usize, from: u64, to: u64, len: u64 },
+    Copy { name: &'a str, file: usize, from: u64, to: u64, len: u64 },
     /// Rows that are computed.
     Rows { planned: &'a PlannedTensor, first: u64, count: u64 },
 }
@@ -262,7 +270,7 @@ fn stored_type(dtype: Dtype) -> Option<TensorType> {
     }
 }
 
-/// Returns the ranges of rows that stay together, as kernel copies.
+/// Returns the ranges of rows that stay together, as copies.
 fn copies<'a>(tensor: &Tensor, planned: &'a PlannedTensor, rows: u64) -> Vec<Job<'a>> {
     let row_bytes = planned.row_len * tensor.dtype.size_bytes() as u64;
     let mut jobs = Vec::new();
@@ -277,6 +285,7 @@ fn copies<'a>(tensor: &Tensor, planned: &'a PlannedTensor, rows: u64) -> Vec<Job
             (1..limit).take_while(together).count() as u64 + 1
         };
         jobs.push(Job::Copy {
+            name: &planned.spec.name,
             file: tensor.file,
             from: tensor.range.start + source * row_bytes,
             to: planned.offset + start * row_bytes,
@@ -292,12 +301,14 @@ impl Job<'_> {
     fn run(&self, checkpoint: &Checkpoint, out: &Target<'_>, scratch: &mut Scratch) -> Result<u64> {
         let write = |source| fsio::Error::io("write", out.path)(source);
         match *self {
-            Self::Copy { file, from, to, len } => {
+            Self::Copy { name, file, from, to, len } => {
                 let source = &checkpoint.files()[file].mapped;
                 let at = |offset| usize::try_from(offset).expect("a map fits the address space");
                 let want = &source.bytes()[at(from)..at(from + len)];
                 if !out.holds(to, want, &mut scratch.back)? {
-                    fsio::copy_range(source.file(), from, out.file, to, len).map_err(write)?;
+                    let from = Stretch { file: source.file(), offset: from };
+                    fsio::copy_range(from, out.at(to), len, &mut scratch.back).map_err(write)?;
+                    out.prove(name, to, want, &mut scratch.back)?;
                 }
                 Ok(len)
             }
@@ -307,6 +318,7 @@ impl Job<'_> {
                 let at = compute(tensor, data, planned, first..first + count, scratch)?;
                 if !out.holds(at, &scratch.out, &mut scratch.back)? {
                     out.file.write_all_at(&scratch.out, at).map_err(write)?;
+                    out.prove(&planned.spec.name, at, &scratch.out, &mut scratch.back)?;
                 }
                 Ok(scratch.out.len() as u64)
             }
@@ -315,12 +327,19 @@ impl Job<'_> {
 }
 
 /// Buffers that one thread uses for job after job.
-#[derive(Default)]
 struct Scratch {
     values: Vec<f32>,
     moved: Vec<f32>,
     out: Vec<u8>,
+    /// What was written, read back; never empty.
     back: Vec<u8>,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let (values, moved, out) = (Vec::new(), Vec::new(), Vec::new());
+        Self { values, moved, out, back: vec![0; COMPARE_BYTES] }
+    }
 }
 
 /// Computes `rows` into the scratch's `out`; returns their offset in the file.
