@@ -51,6 +51,12 @@ fn a_mistyped_flag_gets_a_suggestion() {
 }
 
 #[test]
+fn usage_does_not_ask_for_what_a_variable_gives() {
+    let text = transcript(&["pull"], &[("HF_ENDPOINT", "http://h"), ("HF_TOKEN", "hf_a")]);
+    assert!(text.contains("Usage: tmax-ckpt pull <REPO[@REV]>"), "{text}");
+}
+
+#[test]
 fn errors_are_one_json_object_on_stderr_when_asked() {
     insta::assert_snapshot!(transcript(&["--json", "confg"], &[]), @r#"
     exit 2

@@ -68,7 +68,12 @@ fn steps_and_pull_print_what_scripts_need() {
     let list = stdout(&run(home.path(), &server, &["cache", "ls", "--json"]));
     let list: Value = serde_json::from_str(&list).expect("JSON");
     assert_eq!(list["repos"][0]["revisions"][0]["refs"], serde_json::json!(["step_100"]));
-    stdout(&run(home.path(), &server, &["cache", "rm", "o/n"]));
+    let asked = run(home.path(), &server, &["cache", "rm", "o/n"]);
+    assert_eq!(asked.status.code(), Some(2), "nobody can answer: {asked:?}");
+    let words = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(words.contains("help: `--yes` removes it"), "{words}");
+    assert!(Path::new(path.trim()).exists(), "removed without a yes");
+    stdout(&run(home.path(), &server, &["cache", "rm", "o/n", "--yes"]));
     let offline = run(home.path(), &server, &["pull", "o/n@step_100", "--offline"]);
     assert_eq!(offline.status.code(), Some(5));
     let words = String::from_utf8_lossy(&offline.stderr).into_owned();

@@ -177,7 +177,7 @@ fn a_pull_of_tasks_resumes_and_offline_says_how_to_fetch() {
     }
     let listed = world.run(&["cache", "ls"]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains("o/n"), "{listed:?}");
-    let removed = world.run(&["cache", "rm", "o/n", "--repo-type", "dataset"]);
+    let removed = world.run(&["cache", "rm", "o/n", "--repo-type", "dataset", "-y"]);
     assert!(removed.status.success(), "{}", words(&removed));
     assert!(!world.cache().exists());
 }

@@ -183,7 +183,9 @@ fn a_gguf_file_shows_its_keys_and_tensors() {
     let rows = listed["tensors"].as_array().expect("a list");
     let of_block = read.tensors.iter().filter(|t| t.spec.name.starts_with("blk.0.")).count();
     assert!(of_block > 0 && rows.len() == of_block, "{rows:?}");
-    assert_eq!(run(home.path(), &["inspect", "m.gguf", "--tensor", "nix"]).status.code(), Some(1));
+    let nearly = run(home.path(), &["inspect", "m.gguf", "--tensor", "blk.0.attn_nrm.weight"]);
+    assert_eq!(nearly.status.code(), Some(3), "{nearly:?}");
+    assert!(words(&nearly).contains("did you mean `blk.0.attn_norm.weight`?"), "{nearly:?}");
 
     let whole = std::fs::read(&path).expect("reads");
     std::fs::write(&path, &whole[..whole.len() - 40]).expect("writes");

@@ -100,7 +100,7 @@ fn a_damaged_file_is_one_fault_and_no_loader_is_ok_beside_it() {
         text.lines().rfind(|l| l.contains(name)).expect("a line of the loader").to_owned()
     };
     for name in ["vLLM 0.19.1", "transformers 5.17", "SGLang", "llama.cpp"] {
-        assert!(loader(name).starts_with("  FAIL"), "{text}");
+        assert!(loader(name).starts_with("  no  "), "{text}");
         assert!(loader(name).contains("is given damaged data: model.safetensors"), "{text}");
     }
     assert!(loader("vLLM").contains("loads with --language-model-only"), "{text}");
@@ -148,6 +148,17 @@ fn a_config_that_cannot_be_used_is_named_with_its_path() {
     assert_eq!(error["message"], "./other/config.json cannot be used");
     assert_eq!(error["causes"][0], "architecture `LlamaForCausalLM` is not supported");
     assert!(error["help"][0].as_str().expect("text").starts_with("supported: "));
+}
+
+#[test]
+fn a_model_that_computes_no_probability_is_no_answer() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    std::fs::write(home.path().join("ids"), "1 2 3").expect("writes");
+    let broken = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/broken/value-nan");
+    let broken = broken.to_str().expect("the path is text");
+    let output = run(home.path(), &["logprobs", broken, "--token-ids", "ids", "--json"]);
+    assert_eq!((output.status.code(), out(&output).as_str()), (Some(6), ""), "{output:?}");
+    assert!(err(&output).contains("--finite` names the tensors"), "{output:?}");
 }
 
 #[test]

@@ -238,6 +238,18 @@ pub fn command() -> clap::Command {
         .mut_subcommand("select", |select| select.mut_arg("tasks", |tasks| tasks.required(false)))
 }
 
+/// Returns what clap says of a wrong command line without the environment's part in it: else the
+/// usage lists flags of variables that are set, as if they were required.
+#[must_use]
+pub fn explain(error: clap::Error, argv: Vec<OsString>) -> clap::Error {
+    let bare = command().mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+    match bare.try_get_matches_from(argv) {
+        Err(plain) if plain.kind() == error.kind() => plain,
+        // A variable is what is wrong.
+        _ => error,
+    }
+}
+
 /// Rewrites `export --format X …` into `export X …`, so that both spellings are one.
 ///
 /// A format that is no subcommand stays where it is, and clap says what is possible.

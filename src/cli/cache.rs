@@ -1,6 +1,7 @@
 //! `cache`: what the shared cache holds, and taking it out again.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -11,6 +12,7 @@ use super::context::Context;
 use super::failure::Failure;
 use super::hub::{self, RepoType};
 use super::outcome::{Document, Outcome};
+use super::render::stderr_text;
 use crate::error::Result;
 use crate::hub::{
     CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, RepoRef, scan,
@@ -47,6 +49,9 @@ struct Rm {
     /// What kind of repository it is
     #[arg(long, value_enum, default_value = "model", value_name = "TYPE")]
     repo_type: RepoType,
+    /// Do not ask first; needed where nobody can answer
+    #[arg(short, long)]
+    yes: bool,
     /// Print what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -148,7 +153,12 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
             let report = scan(ctx.cache_dir())?;
             let reference = hub::parse(&rm.repo, rm.repo_type.kind())?;
             let removal = removal(&report, &reference)?;
-            remove(&report.plan_removal(&removal), Mode::new(rm.dry_run))
+            let plan = report.plan_removal(&removal);
+            if !rm.dry_run && !rm.yes && !confirmed(&rm.repo, &plan)? {
+                return Ok(Outcome::new(&removed(&RemovalPlan::default(), Mode::Execute))
+                    .problem("nothing was removed", Vec::new()));
+            }
+            remove(&plan, Mode::new(rm.dry_run))
         }
         Action::Prune(prune) => {
             let plan = scan(ctx.cache_dir())?.plan_removal(&Removal::Prune);
@@ -249,6 +259,30 @@ impl Mode {
     }
 }
 
+/// Asks whether `plan` is to be carried out.
+fn confirmed(what: &str, plan: &RemovalPlan) -> Result<bool> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        let message = format!("removing {} needs a yes", escape(what));
+        let help = "`--yes` removes it without asking, `--dry-run` shows what would go";
+        return Err(Failure::Usage(message, vec![help.into()]).into());
+    }
+    let freed = units::bytes(plan.freed_bytes);
+    stderr_text(&format!("remove {} from the cache ({freed})? [y/N] ", escape(what)));
+    let mut answer = String::new();
+    // Who cannot be heard has not agreed.
+    let read = io::stdin().read_line(&mut answer).unwrap_or(0);
+    Ok(read > 0 && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
+}
+
+fn removed(plan: &RemovalPlan, mode: Mode) -> Removed<'_> {
+    Removed {
+        dry_run: mode == Mode::Show,
+        freed_bytes: plan.freed_bytes,
+        folders: &plan.folders,
+        files: &plan.files,
+    }
+}
+
 fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
     if mode == Mode::Execute {
         plan.run()?;
@@ -260,11 +294,5 @@ fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
         writeln!(text, "  {}", path.display()).expect("strings grow");
     }
     writeln!(text, "{verb} {}", units::bytes(plan.freed_bytes)).expect("strings grow");
-    let document = Removed {
-        dry_run: mode == Mode::Show,
-        freed_bytes: plan.freed_bytes,
-        folders: &plan.folders,
-        files: &plan.files,
-    };
-    Ok(Outcome::new(&document).human(text).quiet(plan.freed_bytes.to_string()))
+    Ok(Outcome::new(&removed(plan, mode)).human(text).quiet(plan.freed_bytes.to_string()))
 }

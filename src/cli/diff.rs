@@ -26,7 +26,7 @@ pub struct Args {
     /// The second one
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     b: String,
-    /// Show this many changed tensors, the most changed first
+    /// Show this many changed tensors, the most changed first; 0 for the summary alone
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
 }
@@ -105,13 +105,18 @@ fn human(found: &Diff, top: usize) -> String {
             text += &format!("  {mark} … {} more\n", names.len() - top);
         }
     }
-    if found.changed.is_empty() {
-        return text;
+    if !found.changed.is_empty() && top > 0 {
+        text += &changed_table(found, top);
     }
+    text + &by_layer(&found.layers)
+}
+
+/// The tensors that changed most.
+fn changed_table(found: &Diff, top: usize) -> String {
     let width = found.changed.iter().take(top).map(|t| t.name.len()).max().unwrap_or(0).max(6);
     let head =
         format!("{:<width$}  {:>8}  {:>8}  {:>12}", "tensor", "rel-l2", "max-abs", "bits changed");
-    text += &format!("\n{}\n", paint(DIM, head));
+    let mut text = format!("\n{}\n", paint(DIM, head));
     for tensor in found.changed.iter().take(top) {
         let number = |value: Option<f64>| value.map_or("–".into(), |v| format!("{v:.1e}"));
         let share = 100.0 * tensor.changed as f64 / tensor.elements.max(1) as f64;
@@ -127,18 +132,29 @@ fn human(found: &Diff, top: usize) -> String {
             number(tensor.max_abs)
         );
     }
-    if found.layers.len() > 1 {
-        let last = found.layers.len() - 1;
-        text += &format!("by layer  0 {} {last}\n", sparkline(&found.layers));
-    }
     text
 }
 
+/// The layers as blocks, and the range of what they stand for.
+fn by_layer(layers: &[LayerDiff]) -> String {
+    let known = layers.iter().filter_map(|layer| Some((layer.layer, layer.rel_l2?)));
+    let most = known.clone().max_by(|a, b| a.1.total_cmp(&b.1));
+    let least = known.min_by(|a, b| a.1.total_cmp(&b.1));
+    let (Some((_, least)), Some((at, most)), [first, .., last]) = (least, most, layers) else {
+        return String::new();
+    };
+    format!(
+        "by layer  {} {} {}  rel-l2 {least:.1e} to {most:.1e} (layer {at})\n",
+        first.layer,
+        sparkline(layers, most),
+        last.layer
+    )
+}
+
 /// One block a layer, as high as its relative difference.
-fn sparkline(layers: &[LayerDiff]) -> String {
+fn sparkline(layers: &[LayerDiff], most: f64) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let most = layers.iter().map(|l| l.rel_l2).filter(|v| v.is_finite()).fold(0.0, f64::max);
-    let block = |value: f64| match value / most {
+    let block = |value: Option<f64>| match value.unwrap_or(most) / most {
         share if share.is_finite() => BLOCKS[(share * 7.0).round() as usize],
         _ => BLOCKS[0],
     };

@@ -19,10 +19,9 @@ use crate::ops::reshard::{self, Options};
 use crate::units;
 
 /// Write a checkpoint in another form
-///
-/// `export --format gguf CKPT` is the same as `export gguf CKPT`.
 #[derive(Debug, clap::Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "`export --format gguf CKPT` is the same as `export gguf CKPT`.")]
 pub struct Args {
     /// The format
     #[command(subcommand)]

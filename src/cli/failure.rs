@@ -74,6 +74,26 @@ pub enum Failure {
         /// The nearest cached revision.
         near: Option<String>,
     },
+    /// No tensor has the name, or fits the pattern.
+    #[error("no tensor is called `{pattern}`")]
+    NoTensor {
+        /// The name or pattern, escaped.
+        pattern: String,
+        /// The nearest name, or else the first, escaped.
+        near: Option<String>,
+    },
+    /// A model computes something that is no probability.
+    #[error("{checkpoint} gives token {position} (id {id}) a log-probability of {value}")]
+    NoProbability {
+        /// The checkpoint, escaped.
+        checkpoint: String,
+        /// The token's position.
+        position: usize,
+        /// Its id.
+        id: u32,
+        /// What was computed.
+        value: f32,
+    },
     /// SIGINT or SIGTERM arrived and the command stopped at a good place.
     #[error("interrupted")]
     Interrupted {
@@ -95,9 +115,11 @@ pub enum Failure {
 impl Diagnose for Failure {
     fn kind(&self) -> Kind {
         match self {
-            Self::NotACheckpoint { .. } | Self::NoTasks { .. } | Self::NotCached { .. } => {
-                Kind::NotFound
-            }
+            Self::NotACheckpoint { .. }
+            | Self::NoTasks { .. }
+            | Self::NotCached { .. }
+            | Self::NoTensor { .. } => Kind::NotFound,
+            Self::NoProbability { .. } => Kind::BadData,
             Self::Interrupted { kind, .. } => *kind,
             _ => Kind::Usage,
         }
@@ -111,6 +133,8 @@ impl Diagnose for Failure {
             Self::NotACheckpoint { .. } => "checkpoint_not_found",
             Self::NoTasks { .. } => "tasks_not_found",
             Self::NotCached { .. } => NOT_CACHED,
+            Self::NoTensor { .. } => "tensor_not_found",
+            Self::NoProbability { .. } => "no_probability",
             Self::Interrupted { kind, .. } => kind.id(),
             Self::Usage(..) => "usage",
         }
@@ -137,6 +161,11 @@ impl Diagnose for Failure {
                     lines.push(format!("or did you mean `{near}`, which is there?"));
                 }
                 lines
+            }
+            Self::NoTensor { near: Some(near), .. } => vec![format!("did you mean `{near}`?")],
+            Self::NoTensor { near: None, .. } => vec!["there are no tensors".into()],
+            Self::NoProbability { checkpoint, .. } => {
+                vec![format!("`tmax-ckpt verify {checkpoint} --finite` names the tensors at fault")]
             }
             Self::Interrupted { help, .. } | Self::Usage(_, help) => help.clone(),
         }

@@ -18,7 +18,7 @@ use crate::arch::ModelConfig;
 use crate::checkpoint::{CONFIG_FILE, Tensor, TensorSet, read_aux, read_config};
 use crate::error::Result;
 use crate::gguf::is_gguf;
-use crate::name::escape;
+use crate::name::{escape, suggest};
 use crate::ops::inspect::{FileHead, Group, Summary, summarise};
 use crate::ops::stats::{Stats, stats};
 use crate::units;
@@ -183,6 +183,9 @@ fn show(shown: &Shown<'_>, heads: &[FileHead<'_>], args: &Args, ctx: &Context) -
         (None, true) => tensors.iter().collect(),
         (None, false) => Vec::new(),
     };
+    if let Some(pattern) = args.tensor.as_ref().filter(|_| listed.is_empty()) {
+        return Err(no_match(pattern, tensors.iter().map(|t| t.name.as_str())).into());
+    }
     let values: Option<Vec<Option<Stats>>> =
         shown.set.filter(|_| args.stats).map(|set| stats(set, &listed, &*ctx.progress()));
     let mut rows: Vec<TensorRow<'_>> =
@@ -203,10 +206,6 @@ fn show(shown: &Shown<'_>, heads: &[FileHead<'_>], args: &Args, ctx: &Context) -
     };
     let outcome = Outcome::new(&document).human(text).quiet(shown.label);
     Ok(match &args.tensor {
-        Some(pattern) if listed.is_empty() => outcome.problem(
-            format!("no tensor is called `{}`", escape(pattern)),
-            no_match(tensors.iter().map(|t| t.name.as_str())),
-        ),
         None if !args.stats => {
             outcome.hint("hint: --tensor 'model.layers.0.*' for single tensors, --stats for values")
         }
@@ -220,9 +219,10 @@ pub(super) fn glob(pattern: &str) -> Regex {
     Regex::new(&format!("^{}$", parts.join(".*"))).expect("escaped text and `.*` are a regex")
 }
 
-/// Says what the first of the tensors is called, to somebody who found none.
-pub(super) fn no_match<'a>(mut names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    names.next().map(|name| format!("the first is `{}`", escape(name))).into_iter().collect()
+/// Makes the error of a pattern that no tensor fits, with the nearest name.
+pub(super) fn no_match<'a>(pattern: &str, names: impl Iterator<Item = &'a str> + Clone) -> Failure {
+    let near = suggest(pattern, names.clone()).or_else(|| names.clone().next()).map(escape);
+    Failure::NoTensor { pattern: escape(pattern), near }
 }
 
 fn row<'a>(tensor: &'a Tensor, file: &'a str) -> TensorRow<'a> {

@@ -48,6 +48,9 @@ pub(super) fn show(local: &Local, pattern: Option<&str>) -> Result<Outcome> {
         Some(glob) => gguf.tensors.iter().filter(|t| glob.is_match(&t.spec.name)).collect(),
         None => Vec::new(),
     };
+    if let Some(pattern) = pattern.filter(|_| listed.is_empty()) {
+        return Err(no_match(pattern, gguf.tensors.iter().map(|t| t.spec.name.as_str())).into());
+    }
     let head = Head {
         version: gguf.version,
         metadata: gguf.metadata.iter().map(|(k, v)| (k.to_owned(), key_value(v))).collect(),
@@ -66,10 +69,6 @@ pub(super) fn show(local: &Local, pattern: Option<&str>) -> Result<Outcome> {
     };
     let outcome = Outcome::new(&document).human(text).quiet(&local.label);
     Ok(match pattern {
-        Some(pattern) if listed.is_empty() => outcome.problem(
-            format!("no tensor is called `{}`", escape(pattern)),
-            no_match(gguf.tensors.iter().map(|t| t.spec.name.as_str())),
-        ),
         Some(_) => outcome,
         None => outcome.hint("hint: --tensor 'blk.0.*' for single tensors"),
     })

@@ -18,6 +18,7 @@ use crate::engine::logprobs::logprobs;
 use crate::engine::tokens::check_ids;
 use crate::error::Result;
 use crate::fsio;
+use crate::name::escape;
 use crate::units;
 
 /// Largest file of token ids accepted.
@@ -98,6 +99,11 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let precision = if args.q8_0 { WeightPrecision::Q8_0 } else { WeightPrecision::Exact };
     let model = load_model(&checkpoint, device, precision)?;
     let values = logprobs(&model, &ids);
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        let (position, id, value) = (at + 1, ids[at + 1], values[at]);
+        let checkpoint = escape(&args.checkpoint);
+        return Err(Failure::NoProbability { checkpoint, position, id, value }.into());
+    }
     let sum: f64 = values.iter().map(|value| f64::from(*value)).sum();
     let document = Document {
         weights: if args.q8_0 { "q8_0" } else { "exact" },
@@ -121,7 +127,7 @@ fn read_ids(path: &Path) -> Result<Vec<u32>> {
     let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
     let words = text.split(separators).filter(|word| !word.is_empty());
     let read = |word: &str| {
-        let shown = crate::name::escape(&word.chars().take(20).collect::<String>());
+        let shown = escape(&word.chars().take(20).collect::<String>());
         let message = format!("{}: `{shown}` is no token id", path.display());
         word.parse().map_err(|_| usage(message, IDS_HELP))
     };

@@ -62,12 +62,14 @@ pub fn main(argv: Vec<OsString>) -> ExitCode {
 
 fn run(argv: Vec<OsString>) -> u8 {
     let wants_json = argv.iter().any(|arg| arg == "--json");
+    let argv = args::format_as_subcommand(argv, &args::command());
+    let again = argv.clone();
     let parsed = args::command()
-        .try_get_matches_from(args::format_as_subcommand(argv, &args::command()))
+        .try_get_matches_from(argv)
         .and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return render::usage(&error, wants_json),
+        Err(error) => return render::usage(&args::explain(error, again), wants_json),
     };
     let ctx = match Context::new(&cli.global, &matches) {
         Ok(ctx) => ctx,

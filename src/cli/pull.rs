@@ -38,8 +38,8 @@ pub struct Args {
     /// Leave out files that match this glob; may be given several times
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// Write plain files to this folder instead of the cache; several revisions get a folder
-    /// each in it
+    /// Write plain files to this folder instead of the cache; with a list, glob or range, each
+    /// revision gets a folder in it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     local_dir: Option<PathBuf>,
     /// Fetch files even if they are there

@@ -190,9 +190,10 @@ fn human(label: &str, report: &Report) -> String {
         let (mark, word) = match verdict.verdict {
             Verdict::Loads => (paint(GOOD, "ok  "), "loads"),
             Verdict::LoadsWith => (paint(GOOD, "ok  "), "loads with"),
-            Verdict::LoadsWrong => (paint(BAD, "FAIL"), "loads, and is wrong:"),
-            Verdict::Fails => (paint(WARN, "warn"), "does not load:"),
-            Verdict::Damaged => (paint(BAD, "FAIL"), "is given damaged data:"),
+            // No fault of the checkpoint: another layout or program is the way, see the detail.
+            Verdict::LoadsWrong => (paint(WARN, "no  "), "loads, and is wrong:"),
+            Verdict::Fails => (paint(WARN, "no  "), "does not load:"),
+            Verdict::Damaged => (paint(WARN, "no  "), "is given damaged data:"),
             Verdict::Untried => ("  ? ".into(), "not tried:"),
         };
         let line = format!("{:<17}  {word} {}", verdict.loader.name(), verdict.detail);

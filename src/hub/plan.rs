@@ -194,7 +194,8 @@ impl Hub {
             target: request.target.clone(),
             existing: request.existing,
         };
-        let many = found.len() > 1;
+        // What was asked for decides, and not how many branches there are today.
+        let many = Pattern::parse(&request.revision)?.as_single().is_none();
         let mut seen = BTreeMap::new();
         for (name, commit, tree) in found {
             let folder = match &request.target {

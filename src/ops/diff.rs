@@ -58,8 +58,9 @@ pub struct Reshaped {
 pub struct LayerDiff {
     /// The layer.
     pub layer: usize,
-    /// ‖a−b‖ ÷ ‖a‖ over all its tensors.
-    pub rel_l2: f64,
+    /// ‖a−b‖ ÷ ‖a‖ over all its tensors; absent when the first checkpoint's are zero, or where
+    /// values are not finite.
+    pub rel_l2: Option<f64>,
 }
 
 /// All differences.
@@ -222,5 +223,11 @@ fn by_layer(diffs: &[TensorDiff]) -> Vec<LayerDiff> {
         }
     }
     let ratio = |d: f64, a: f64| if d == 0.0 { 0.0 } else { (d / a).sqrt() };
-    layers.into_iter().map(|(layer, (d, a))| LayerDiff { layer, rel_l2: ratio(d, a) }).collect()
+    layers
+        .into_iter()
+        .map(|(layer, (d, a))| LayerDiff {
+            layer,
+            rel_l2: Some(ratio(d, a)).filter(|r| r.is_finite()),
+        })
+        .collect()
 }
