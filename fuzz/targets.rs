@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use tmax_ckpt::arch::ModelConfig;
 use tmax_ckpt::cli::resolve::Reference;
 use tmax_ckpt::cli::settings::ConfigFile;
+use tmax_ckpt::engine::chat::Role;
 use tmax_ckpt::engine::endpoint::{Endpoint, EndpointOptions};
 use tmax_ckpt::engine::template::{ChatTemplate, Ending};
 use tmax_ckpt::engine::tokens::{SpeechFiles, Tokens};
@@ -20,6 +21,7 @@ use tmax_ckpt::harness::dockerfile::{Plan, Step};
 use tmax_ckpt::harness::import;
 use tmax_ckpt::harness::prompts::Prompts;
 use tmax_ckpt::harness::task::Task;
+use tmax_ckpt::harness::trajectory as trajectories;
 use tmax_ckpt::harness::verifier::{reward_of, rewards_of_json, rewards_of_text};
 use tmax_ckpt::hub::{Pattern, RepoKind, RepoRef, TreeFile};
 use tmax_ckpt::name::{TensorName, escape, is_safe_relative_path};
@@ -53,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     ("endpoint_answer", endpoint_answer),
     ("rewards", rewards),
     ("trial_result", trial_result),
+    ("trajectory", trajectory),
 ];
 
 /// A safetensors file's header: accepted ranges tile the data exactly.
@@ -249,4 +252,13 @@ pub fn trial_result(bytes: &[u8]) {
     let record = import::record_of(&value, "t__1");
     let read = import::Imported { records: vec![record.clone(), record], unfinished: Vec::new() };
     let _ = (import::summarise(&read.records), import::job_stats(&read, 2, "d"));
+}
+
+/// An agent's trajectory: what is accepted begins with a question, has a reply, and is bounded.
+pub fn trajectory(bytes: &[u8]) {
+    let Ok(read) = trajectories::parse(bytes) else { return };
+    let roles: Vec<Role> = read.messages.iter().map(|message| message.role).collect();
+    assert!(matches!(roles[0], Role::System | Role::User));
+    assert!(roles.contains(&Role::Assistant) && roles.len() <= 4_096);
+    assert!(read.tools.iter().all(Value::is_object));
 }

@@ -29,7 +29,7 @@ else
 fi
 seeds=$(mktemp -d)
 trap 'rm -rf "$seeds"' EXIT
-find fixtures/broken fixtures/tasks fixtures/gguf -type f -size -64k ! -name '*.py' -print0 |
+find fixtures/broken fixtures/tasks fixtures/gguf fixtures/trajectories -type f -size -64k ! -name '*.py' -print0 |
   while IFS= read -r -d '' file; do
     cp "$file" "$seeds/$(sha256sum "$file" | cut -c1-16)"
   done

@@ -27,6 +27,7 @@ mod sandbox;
 mod schemas;
 mod score;
 mod select;
+mod select_nll;
 mod select_run;
 mod strip;
 mod tidy;

@@ -92,6 +92,7 @@ fn no_parser_panics_on_mutated_input() {
     let mut files = Vec::new();
     seeds(&root.join("broken"), &mut files);
     seeds(&root.join("tasks"), &mut files);
+    seeds(&root.join("trajectories"), &mut files);
     let mut contents: Vec<Vec<u8>> =
         files.iter().map(|path| std::fs::read(path).expect("reads")).collect();
     contents.iter_mut().for_each(|bytes| bytes.truncate(SEED_LEN_MAX));

@@ -150,6 +150,7 @@ fn what_commands_print_is_what_their_schemas_say() {
     let (raw, other) = (fixture("tiny-raw/step_600"), fixture("tiny-raw/step_660"));
     let mut run = |line: &str, code: i32| {
         let line = line.replace("RAW", &raw).replace("OTHER", &other);
+        let line = line.replace("TOLD", &fixture("trajectories/label-sum.json"));
         let line = line.replace("TASKS", &fixture("tasks")).replace("VL", &fixture("gguf/vl"));
         let mut command = binary(home.path());
         command.env("HF_ENDPOINT", &server.endpoint).args(line.split(' '));
@@ -188,6 +189,9 @@ fn what_commands_print_is_what_their_schemas_say() {
     run("bench-engine text --prompt 4 --generate 2 --repetitions 1", 0);
     run("bench-select --replicates 1 --regime TB2-like", 0);
     run("score text --tasks TASKS -o job -n", 0);
+    run("select RAW OTHER --tasks TASKS -o job -n", 0);
+    run("select RAW text --metric nll --trajectories TOLD -o job", 0);
+    run("select RAW text --metric nll --trajectories TOLD -o job -n", 0);
     run("config show --token hf_secret", 0);
     run("config path", 0);
     run("completions bash", 0);

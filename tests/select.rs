@@ -201,12 +201,47 @@ fn foreign_names_cannot_write_markup() {
 }
 
 #[test]
+fn all_steps_are_called_after_the_same_thing() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let trial = |job: &str, model: &str, n: u32| {
+        let dir = scratch.path().join(job).join(format!("a__{}{n}", model.replace('/', "-")));
+        std::fs::create_dir_all(&dir).expect("a scratch folder");
+        let result = serde_json::json!({
+            "task_name": "a", "verifier_result": {"rewards": {"reward": 1.0}},
+            "exception_info": null,
+            "agent_info": {"name": "v", "version": "1", "model_info": {"name": model}},
+        });
+        std::fs::write(dir.join("result.json"), result.to_string()).expect("written");
+    };
+    let names = || {
+        let run = select(&["--from", scratch.path().to_str().expect("text"), "--json"]);
+        let json: serde_json::Value = serde_json::from_slice(&run.stdout).expect("one document");
+        let steps = json["steps"].as_array().expect("steps").clone();
+        steps.iter().map(|s| s["step"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    trial("job_1", "o/n@step_1", 0);
+    trial("job_2", "o/n@step_2", 0);
+    assert_eq!(names(), ["job_1", "job_2"]);
+    trial("job_2", "o/n@step_3", 0);
+    assert_eq!(names(), ["o/n@step_1", "o/n@step_2", "o/n@step_3"]);
+    trial("job_1", "o/n@step_2", 0);
+    assert_eq!(names()[0], "job_1/o/n@step_1");
+    assert_eq!(names().len(), 4);
+}
+
+#[test]
 fn what_cannot_be_read_is_refused_with_help() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let path = scratch.path().to_str().expect("text");
     let empty = select(&["--from", path]);
     assert_eq!(empty.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&empty.stderr).contains("help:"));
+    let import = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"))
+        .args(["score", "import", path, "--no-config"])
+        .output()
+        .expect("the program starts");
+    assert_eq!(import.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&import.stderr).contains("holds no finished trial"));
     write_job(&scratch.path().join("step_1"), "a", &[0.0, 7.0]);
     write_job(&scratch.path().join("step_2"), "a", &[0.0, 1.0]);
     assert_eq!(select(&["--from", path]).status.code(), Some(6));

@@ -126,6 +126,26 @@ fn allocations_and_budgets_do_what_they_say() {
     let uniform = run("uniform", &["--allocation", "uniform", "--budget", "16"]);
     assert_eq!(graded(&uniform), [4, 4, 4, 4]);
     assert_eq!(uniform["attempts_a_cell"], serde_json::json!([2, 2]));
+    // Read back from its folder, it is the same answer.
+    let folder = dir.path().join("uniform");
+    let mut from = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"));
+    from.args(["select", "--no-config", "--json", "--confidence", "0.9999999"]);
+    from.args(["--indifference", "0", "--from"]).arg(&folder);
+    let read = document(from);
+    for key in ["picked", "certainty", "tasks", "indistinguishable"] {
+        assert_eq!(read[key], uniform[key], "{key}");
+    }
+    for (mine, other) in ["steps"].iter().flat_map(|key| {
+        read[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .zip(uniform[key].as_array().into_iter().flatten())
+    }) {
+        for key in ["step", "mean", "estimate", "p_best", "interval_new_tasks", "endings"] {
+            assert_eq!(mine[key], other[key], "{key}");
+        }
+    }
     // Two rounds; steps 175 and 300 solve neither task and go home after the first.
     let halving = run("halving", &["--allocation", "halving", "--budget", "32"]);
     let counts = graded(&halving);

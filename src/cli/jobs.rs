@@ -1,7 +1,9 @@
 //! Reads job folders that Harbor, or `score`, wrote, into a table of records.
 //!
 //! A job folder holds one folder a trial, each with a `result.json`. It is one step, or one a model
-//! if its trials name several models; a folder of job folders is read as one step a job. How a
+//! if its trials name several models; a folder of job folders is read as one step a job. All steps
+//! are called after the same thing: their folders where each holds one model, else their models,
+//! and folder and model where models repeat. How a
 //! trial ended is what [`crate::harness::import`] says, as for `score import`: tests that gave no
 //! verdict count zero, a failure of the machine counts nowhere.
 
@@ -95,6 +97,8 @@ pub struct Records {
 /// One job folder's trials.
 struct Job {
     folder: PathBuf,
+    /// The model, as its trials name it.
+    model: String,
     name: String,
     trials: Vec<Found>,
     hash: Sha256,
@@ -111,11 +115,32 @@ pub fn read(folders: &[PathBuf]) -> Result<Records> {
     for folder in folders {
         jobs.extend(jobs_in(folder)?);
     }
+    name_steps(&mut jobs);
     let numbers: Option<Vec<u64>> = jobs.iter().map(|job| step_number(&job.name)).collect();
     if numbers.is_some() {
         jobs.sort_by_key(|job| step_number(&job.name));
     }
     table(&jobs)
+}
+
+/// Calls all steps after the same thing.
+fn name_steps(jobs: &mut [Job]) {
+    let folder = |job: &Job| {
+        let absolute = job.folder.canonicalize().unwrap_or_else(|_| job.folder.clone());
+        escape(&absolute.file_name().unwrap_or(absolute.as_os_str()).to_string_lossy())
+    };
+    let folders: BTreeSet<&PathBuf> = jobs.iter().map(|job| &job.folder).collect();
+    let models: BTreeSet<&String> = jobs.iter().map(|job| &job.model).collect();
+    let names: Vec<String> = if folders.len() == jobs.len() {
+        jobs.iter().map(folder).collect()
+    } else if models.len() == jobs.len() {
+        jobs.iter().map(|job| job.model.clone()).collect()
+    } else {
+        jobs.iter().map(|job| format!("{}/{}", folder(job), job.model)).collect()
+    };
+    for (job, name) in jobs.iter_mut().zip(names) {
+        job.name = name;
+    }
 }
 
 /// Returns the last number in a name such as `tmax-9b_step_400`.
@@ -160,8 +185,6 @@ fn folders_in(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Reads a job folder: one step, or one a model if its trials name several.
 fn job(folder: &Path, trials: &[PathBuf]) -> Result<Vec<Job>> {
-    let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let name = absolute.file_name().unwrap_or(absolute.as_os_str());
     let mut models: BTreeMap<String, Job> = BTreeMap::new();
     let mut unfinished = 0;
     for dir in trials {
@@ -172,7 +195,8 @@ fn job(folder: &Path, trials: &[PathBuf]) -> Result<Vec<Job>> {
         let model = escape(&found.record.step);
         let job = models.entry(model.clone()).or_insert_with(|| Job {
             folder: folder.to_owned(),
-            name: model,
+            model,
+            name: String::new(),
             trials: Vec::new(),
             hash: Sha256::new(),
             unfinished: 0,
@@ -181,9 +205,6 @@ fn job(folder: &Path, trials: &[PathBuf]) -> Result<Vec<Job>> {
         job.trials.push(found);
     }
     let mut jobs: Vec<Job> = models.into_values().collect();
-    if let [only] = jobs.as_mut_slice() {
-        only.name = escape(&name.to_string_lossy());
-    }
     if let Some(first) = jobs.first_mut() {
         first.unfinished = unfinished;
     }

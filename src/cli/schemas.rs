@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::outcome::{Document, schema_name};
 use super::{
     bars, bench_engine, bench_select, cache, completions, config, diff, doctor, export,
-    export_gguf, inspect, logprobs, man, pull, render, score, select, steps, strip, verify,
+    export_gguf, inspect, logprobs, man, pull, render, score, select, select_nll, select_plan,
+    steps, strip, verify,
 };
 
 /// Returns the name of each document (`tmax-ckpt.verify/1`) and its schema, sorted.
@@ -38,6 +39,9 @@ pub fn all() -> Vec<(String, Value)> {
         schema::<score::PlanDocument<'_>>(),
         schema::<score::TrialLine<'_>>(),
         schema::<select::Document<'_>>(),
+        schema::<select_nll::Order<'_>>(),
+        schema::<select_nll::OrderPlan<'_>>(),
+        schema::<select_plan::PlanDocument<'_>>(),
         schema::<steps::Document<'_>>(),
         schema::<strip::Document<'_>>(),
         schema::<verify::Document<'_>>(),

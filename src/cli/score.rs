@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
+use super::jobs::JobError;
 use super::outcome::{Document, Outcome};
-use super::scoring::{Model, ScoringArgs, with_job_help};
-use super::tasks;
+use super::scoring::{Candidates, EngineArgs, Model, ScoringArgs, with_job_help};
 use crate::error::Result;
 use crate::harness::import::{self, Imported, StepSummary};
 use crate::harness::job::{Candidate, Job, Who};
@@ -42,6 +42,8 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     scoring: Option<ScoringArgs>,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,19 +127,22 @@ impl Document for PlanDocument<'_> {
 pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     if let Some(Action::Import { dir }) = &args.action {
         let imported = import::read(dir)?;
+        if imported.records.is_empty() && imported.unfinished.is_empty() {
+            return Err(JobError::NoTrials { dir: dir.clone() }.into());
+        }
         return Ok(outcome(ctx, dir, &imported, Emit::Trials));
     }
     let (Some(scoring), Some(dir)) = (&args.scoring, &args.output) else {
         unreachable!("clap requires --tasks and --output")
     };
-    let models = match args.agent {
-        AgentChoice::Model => scoring.models(&args.checkpoints, ctx)?,
-        AgentChoice::Oracle => vec![stand_in(Who::Oracle)],
-        AgentChoice::Nop => vec![stand_in(Who::Nop)],
+    let Candidates { models, notes } = match args.agent {
+        AgentChoice::Model => scoring.candidates(&args.checkpoints, &args.engine, ctx)?,
+        AgentChoice::Oracle => stand_in(Who::Oracle),
+        AgentChoice::Nop => stand_in(Who::Nop),
     };
     let candidates: Vec<Candidate> = models.iter().map(|m| m.candidate.clone()).collect();
     if args.dry_run {
-        return dry_run(&args, scoring, dir, &candidates, ctx);
+        return Ok(noted(dry_run(&args, scoring, dir, &candidates, ctx)?, &notes));
     }
     let (job, _watch) = scoring.open_job(dir, candidates, args.attempts, ctx)?;
     let ran = run_all(&job, &models, ctx);
@@ -145,17 +150,18 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     job.finish()?;
     ran.map_err(|error| with_job_help(error, dir))?;
     let imported = import::read(&job.spec().dir)?;
-    Ok(outcome(ctx, &job.spec().dir, &imported, Emit::SummaryOnly))
+    Ok(noted(outcome(ctx, &job.spec().dir, &imported, Emit::SummaryOnly), &notes))
 }
 
-fn stand_in(who: Who) -> Model {
+fn noted(outcome: Outcome, notes: &[String]) -> Outcome {
+    notes.iter().fold(outcome, |outcome, note| outcome.hint(format!("note: {note}")))
+}
+
+fn stand_in(who: Who) -> Candidates {
     let name = who.word();
-    Model::of(Candidate {
-        name: name.into(),
-        repository: String::new(),
-        commit: String::new(),
-        who,
-    })
+    let (repository, commit) = (String::new(), String::new());
+    let model = Model::of(Candidate { name: name.into(), repository, commit, who });
+    Candidates { models: vec![model], notes: Vec::new() }
 }
 
 /// Runs the candidates one after another, so that one checkpoint at a time is in memory.
@@ -187,11 +193,10 @@ fn dry_run(
     candidates: &[Candidate],
     ctx: &Context,
 ) -> Result<Outcome> {
-    let (tasks, first) = tasks::find(&scoring.tasks, ctx)?.preview()?;
+    let (tasks, first) = scoring.preview(ctx)?;
+    let tasks = tasks.len();
     scoring.settings()?;
     scoring.prompts()?;
-    let kept = tasks.iter().filter(|t| scoring.only.is_empty() || scoring.only.contains(t));
-    let tasks = kept.count();
     let trials = tasks * candidates.len() * args.attempts as usize;
     let names: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
     let head = first.as_deref().map_or(String::new(), |line| format!("{line}\n"));

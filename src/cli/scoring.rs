@@ -23,6 +23,7 @@ use crate::harness::environment::Host;
 use crate::harness::job::{Candidate, Job, Spec, Who};
 use crate::harness::prompts::Prompts;
 use crate::harness::{digest, task};
+use crate::name::{escape, suggest};
 use crate::sandbox::podman::Network;
 use crate::sandbox::{Limits, bwrap, podman};
 
@@ -33,6 +34,28 @@ pub enum SandboxChoice {
     Bwrap,
     /// Containers of the tasks' real images
     Podman,
+}
+
+/// How checkpoints are computed.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EngineArgs {
+    /// Keep weights as Q8_0 instead of f32: smaller and faster, and not quite the same
+    #[arg(long)]
+    pub q8_0: bool,
+    /// Longest prompt and reply together, in tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
+    pub max_model_len: usize,
+    /// The device of the engine
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+impl EngineArgs {
+    /// Returns how weights are kept.
+    #[must_use]
+    pub fn precision(&self) -> WeightPrecision {
+        if self.q8_0 { WeightPrecision::Q8_0 } else { WeightPrecision::Exact }
+    }
 }
 
 /// How tasks are run.
@@ -78,15 +101,6 @@ pub struct ScoringArgs {
     /// Seconds that one command may take
     #[arg(long, value_name = "SECS", default_value_t = 120)]
     pub command_timeout: u64,
-    /// Keep weights as Q8_0 instead of f32: smaller and faster, and not quite the same
-    #[arg(long)]
-    pub q8_0: bool,
-    /// Longest prompt and reply together, in tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
-    pub max_model_len: usize,
-    /// The device of the engine
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
     /// An OpenAI-compatible server (vllm serve, SGLang, llama-server) instead of checkpoints
     #[arg(long, value_name = "URL", requires = "model", value_hint = ValueHint::Url)]
     pub endpoint_url: Option<String>,
@@ -152,10 +166,16 @@ impl ScoringArgs {
     ///
     /// # Errors
     /// A checkpoint that is not here, both or neither of the two.
-    pub fn models(&self, checkpoints: &[String], ctx: &Context) -> Result<Vec<Model>> {
+    pub fn candidates(
+        &self,
+        checkpoints: &[String],
+        engine: &EngineArgs,
+        ctx: &Context,
+    ) -> Result<Candidates> {
         match (&self.endpoint_url, &self.model) {
             (Some(url), Some(name)) if checkpoints.is_empty() => {
-                Ok(vec![self.endpoint(url, name, ctx)?])
+                let models = vec![self.endpoint(url, name, ctx)?];
+                Ok(Candidates { models, notes: Vec::new() })
             }
             (Some(_), _) => {
                 let message = "`--endpoint-url` takes no checkpoints";
@@ -166,13 +186,9 @@ impl ScoringArgs {
                 Err(Failure::Usage("nothing to score".into(), vec![help.into()]).into())
             }
             _ => {
-                let mut models = Vec::new();
-                for text in checkpoints {
-                    for local in resolve::resolve(text, ctx)? {
-                        models.push(self.checkpoint(&local, ctx)?);
-                    }
-                }
-                Ok(models)
+                let (found, notes) = identified(checkpoints, ctx)?;
+                let models = found.iter().map(|one| self.checkpoint(one, engine, ctx)).collect();
+                Ok(Candidates { models, notes })
             }
         }
     }
@@ -199,31 +215,29 @@ impl ScoringArgs {
         Ok(Model::of(candidate))
     }
 
-    fn checkpoint(&self, local: &Local, ctx: &Context) -> Result<Model> {
-        let precision = if self.q8_0 { WeightPrecision::Q8_0 } else { WeightPrecision::Exact };
+    fn checkpoint(&self, found: &Identified, engine: &EngineArgs, ctx: &Context) -> Model {
         let mut limits = generate::Limits::default();
         limits.sequences = limits.sequences.min(self.n_concurrent.max(1));
-        limits.context = self.max_model_len;
+        limits.context = engine.max_model_len;
         let options = LocalOptions {
-            device: self.device,
-            precision,
+            device: engine.device,
+            precision: engine.precision(),
             limits,
             now: ctx.now().to_zoned(jiff::tz::TimeZone::UTC),
         };
-        let (repository, commit) = identity(local)?;
         let lazy = Arc::new(Lazy {
-            name: local.label.clone(),
-            path: local.path.clone(),
+            name: found.local.label.clone(),
+            path: found.local.path.clone(),
             options,
             loaded: Mutex::new(None),
         });
         let candidate = Candidate {
-            name: local.label.clone(),
-            repository,
-            commit,
+            name: found.local.label.clone(),
+            repository: found.repository.clone(),
+            commit: found.commit.clone(),
             who: Who::Model(lazy.clone()),
         };
-        Ok(Model { candidate, lazy: Some(lazy) })
+        Model { candidate, lazy: Some(lazy) }
     }
 
     /// Opens the job folder `dir` for these candidates.
@@ -243,10 +257,8 @@ impl ScoringArgs {
         let dir = absolute(dir)?;
         let dataset = tasks::find(&self.tasks, ctx)?.fetch(ctx)?;
         let mut tasks = task::load_all(&dataset.dir)?;
-        if !self.only.is_empty() {
-            tasks.retain(|task| self.only.contains(&task.name));
-            self.check_names(&tasks)?;
-        }
+        self.check_names(tasks.iter().map(|task| task.name.as_str()))?;
+        tasks.retain(|task| self.wants(&task.name));
         crate::fsio::create_dir_all(&dir)?;
         let cancel = CancelFlag::default();
         let spec = Spec {
@@ -268,17 +280,31 @@ impl ScoringArgs {
         Ok((Job::open(spec)?, Watch::start(ctx, cancel)))
     }
 
-    fn check_names(&self, found: &[task::Task]) -> Result<()> {
-        let missing = self.only.iter().find(|name| found.iter().all(|task| task.name != **name));
-        match missing {
-            None => Ok(()),
-            Some(name) => {
-                let message = format!("no task `{}`", crate::name::escape(name));
-                let help =
-                    format!("the folders in {} are the tasks", crate::name::escape(&self.tasks));
-                Err(Failure::Usage(message, vec![help]).into())
-            }
+    /// Returns the names of the tasks that are asked for, and what would be fetched first.
+    ///
+    /// # Errors
+    /// No or bad tasks, or a name that none has.
+    pub fn preview(&self, ctx: &Context) -> Result<(Vec<String>, Option<String>)> {
+        let (mut names, first) = tasks::find(&self.tasks, ctx)?.preview()?;
+        self.check_names(names.iter().map(String::as_str))?;
+        names.retain(|name| self.wants(name));
+        Ok((names, first))
+    }
+
+    fn wants(&self, task: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == task)
+    }
+
+    fn check_names<'n>(&self, found: impl Iterator<Item = &'n str> + Clone) -> Result<()> {
+        let missing = self.only.iter().find(|name| found.clone().all(|have| have != **name));
+        let Some(name) = missing else { return Ok(()) };
+        let message = format!("no task `{}` in {}", escape(name), escape(&self.tasks));
+        let mut help = Vec::new();
+        if let Some(near) = suggest(name, found) {
+            help.push(format!("did you mean `{}`?", escape(near)));
         }
+        help.push(format!("the folders in {} are the tasks", escape(&self.tasks)));
+        Err(Failure::Usage(message, help).into())
     }
 
     fn host(&self, dir: &Path) -> Result<Host> {
@@ -303,6 +329,51 @@ pub fn this_program() -> Result<PathBuf> {
     Ok(exe.map_err(crate::fsio::Error::io("find", Path::new("/proc/self/exe")))?)
 }
 
+/// What is to be scored.
+pub struct Candidates {
+    /// The models, in the order given, each once.
+    pub models: Vec<Model>,
+    /// What was given and left out.
+    pub notes: Vec<String>,
+}
+
+/// A checkpoint on this machine and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identified {
+    /// Where it is.
+    pub local: Local,
+    /// The repository, or `local`.
+    pub repository: String,
+    /// The commit, or the digest of the files.
+    pub commit: String,
+}
+
+/// Finds checkpoints and says what each is. One that is the same as an earlier one, byte for byte,
+/// would only repeat its trials: it is left out, and a note says so.
+///
+/// # Errors
+/// A checkpoint that is not here.
+pub fn identified(checkpoints: &[String], ctx: &Context) -> Result<(Vec<Identified>, Vec<String>)> {
+    let mut found: Vec<Identified> = Vec::new();
+    let mut notes = Vec::new();
+    for text in checkpoints {
+        for local in resolve::resolve(text, ctx)? {
+            let (repository, commit) = identity(&local)?;
+            let twin = found.iter().find(|f| (&f.repository, &f.commit) == (&repository, &commit));
+            if let Some(twin) = twin {
+                notes.push(format!(
+                    "{} is left out: it is the same checkpoint as {}, byte for byte",
+                    escape(&local.label),
+                    escape(&twin.local.label)
+                ));
+                continue;
+            }
+            found.push(Identified { local, repository, commit });
+        }
+    }
+    Ok((found, notes))
+}
+
 /// A candidate, and its checkpoint if it has one of its own.
 pub struct Model {
     /// What records say.
@@ -315,6 +386,16 @@ impl Model {
     #[must_use]
     pub fn of(candidate: Candidate) -> Self {
         Self { candidate, lazy: None }
+    }
+
+    /// Returns where the checkpoint is and what it is, if there is one of its own.
+    #[must_use]
+    pub fn identified(&self) -> Option<Identified> {
+        let lazy = self.lazy.as_ref()?;
+        let local = Local { label: lazy.name.clone(), path: lazy.path.clone() };
+        let (repository, commit) =
+            (self.candidate.repository.clone(), self.candidate.commit.clone());
+        Some(Identified { local, repository, commit })
     }
 
     /// Loads the checkpoint now, so that a bad one is an error and not a failed trial.

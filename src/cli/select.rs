@@ -7,16 +7,18 @@ use clap::{ValueEnum, ValueHint};
 use serde::Serialize;
 
 use super::context::Context;
+use super::failure::Failure;
 use super::jobs::{self, Records, Source};
 use super::outcome::{self, Outcome};
-use super::render::{DIM, GOOD, STRONG, paint};
-use super::scoring::ScoringArgs;
+use super::scoring::{Candidates, EngineArgs, Identified, Model, ScoringArgs, identified};
+use super::select_nll::{self, Measured};
 use super::select_run::{self, AllocationChoice, Plan, Ran};
+use super::{select_plan, select_text};
 use crate::error::Result;
 use crate::report::{self, Provenance};
 use crate::select::allocate::Budget;
-use crate::select::stop::{StopRule, TieRule};
-use crate::select::summary::{Settings, Step, Summary, summarise};
+use crate::select::stop::TieRule;
+use crate::select::summary::{Settings, Summary, summarise};
 use crate::units::plural;
 
 /// Choose a step: run what is needed, or read finished records
@@ -26,18 +28,31 @@ use crate::units::plural;
 /// spent; the same command goes on where it was cut off. With --from, reads job folders that
 /// Harbor or `score` wrote, one step a folder, and runs nothing. A trial that failed for reasons
 /// outside the model is counted, and never taken for a zero.
+///
+/// `--metric nll --trajectories PATH` measures how likely each checkpoint finds the replies of
+/// given trajectories (teacher forcing: mean -ln p a token of the assistant's alone). That is cheap
+/// and a weak sign, so it orders and never decides: with --tasks, steps get their first rollouts
+/// in its order, and rollouts choose; without, the order is printed and no step is picked.
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("source").required(true).args(["tasks", "from"])))]
+#[command(group(
+    clap::ArgGroup::new("source").required(true).multiple(true)
+        .args(["tasks", "from", "trajectories"])
+))]
 pub struct Args {
     /// Checkpoints to choose from, in the order of training
     #[arg(value_name = "CKPT", conflicts_with = "from")]
     checkpoints: Vec<String>,
     /// Job folders, one a step, or a folder of them; nothing is run
     #[arg(long, value_name = "DIR", num_args = 1.., value_hint = ValueHint::DirPath)]
+    #[arg(conflicts_with_all = ["tasks", "trajectories"])]
     from: Vec<PathBuf>,
-    /// What a step is judged by
+    /// What a step is judged by, or what orders the queue
     #[arg(long, value_enum, default_value_t = Metric::Tblite)]
     metric: Metric,
+    /// For --metric nll: trajectories (ATIF, or lists of OpenAI messages), folders of them, or job
+    /// folders, of which solved trials are taken; best written by none of the checkpoints
+    #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
+    trajectories: Vec<PathBuf>,
     /// The job folder of the trials that are run
     #[arg(short, long, alias = "out", value_name = "JOBDIR", default_value = "select-jobs")]
     #[arg(value_hint = ValueHint::DirPath)]
@@ -69,8 +84,13 @@ pub struct Args {
     /// Seed of the statistics' draws: bootstrap and posterior
     #[arg(long, value_name = "N", default_value_t = 0)]
     bootstrap_seed: u64,
+    /// Print what there is and what would be run, and run nothing
+    #[arg(short = 'n', long, conflicts_with = "from")]
+    dry_run: bool,
     #[command(flatten)]
     scoring: Option<ScoringArgs>,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// What a step is judged by.
@@ -78,6 +98,8 @@ pub struct Args {
 enum Metric {
     /// The mean reward over the tasks given, as on TBLite
     Tblite,
+    /// The same, in a queue ordered by the likelihood of given trajectories
+    Nll,
 }
 
 /// The tie rules.
@@ -112,6 +134,9 @@ pub(super) struct Document<'a> {
     unfinished_trials: usize,
     /// Tasks that are not the same in all records, by their digest.
     changed_tasks: &'a [String],
+    /// How likely each step finds the given trajectories, which ordered the queue alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nll: Option<&'a Measured>,
     /// The report, if one was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<&'a Path>,
@@ -136,45 +161,136 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         ..Settings::default()
     };
     settings.check()?;
-    let ran = match &args.scoring {
-        Some(scoring) => select_run::run(&plan(&args, scoring, &settings), ctx)?,
-        None => Ran { records: jobs::read(&args.from)?, fresh: None },
+    args.check()?;
+    let Some(scoring) = &args.scoring else {
+        return if args.from.is_empty() { order(&args, ctx) } else { read(&args, &settings, ctx) };
     };
+    let candidates = scoring.candidates(&args.checkpoints, &args.engine, ctx)?;
+    if candidates.models.len() < 2 {
+        let mut help = candidates.notes;
+        help.push("name two or more, or a glob such as 'owner/name@step_*'".into());
+        return Err(Failure::Usage("there is nothing to choose".into(), help).into());
+    }
+    let found = match args.metric {
+        Metric::Tblite => Vec::new(),
+        Metric::Nll => select_nll::trajectories(&args.trajectories)?,
+    };
+    let mut plan = plan(&args, scoring, &candidates, &settings);
+    if args.dry_run {
+        let outcome = select_plan::outcome(&plan, found.len(), ctx)?;
+        return Ok(noted(outcome, candidates.notes.clone()));
+    }
+    let measured = match args.metric {
+        Metric::Tblite => None,
+        Metric::Nll => {
+            let steps: Vec<Identified> =
+                candidates.models.iter().filter_map(Model::identified).collect();
+            Some(select_nll::measure(&steps, &found, &args.engine, &args.output, ctx)?)
+        }
+    };
+    plan.queue = measured.as_ref().map(|measured| measured.ranking.queue());
+    let ran = select_run::run(&plan, ctx)?;
+    let mut notes = candidates.notes.clone();
+    if let Some(measured) = &measured {
+        notes.push(select_nll::queue_note(measured));
+        notes.extend(measured.notes.clone());
+    }
+    decide(&ran, measured.as_ref(), notes, &settings, &args, ctx)
+}
+
+impl Args {
+    /// Refuses what clap cannot see.
+    fn check(&self) -> Result<()> {
+        if self.metric != Metric::Nll && !self.trajectories.is_empty() {
+            let help = vec!["add `--metric nll`".to_owned()];
+            let message = "`--trajectories` belongs to `--metric nll`";
+            return Err(Failure::Usage(message.into(), help).into());
+        }
+        if self.scoring.is_none() && self.from.is_empty() && self.report.is_some() {
+            let help = vec!["add `--tasks DIR`, or leave `--report` out".to_owned()];
+            let message = "an order by nll alone has no report";
+            return Err(Failure::Usage(message.into(), help).into());
+        }
+        Ok(())
+    }
+}
+
+/// Orders checkpoints by nll alone.
+fn order(args: &Args, ctx: &Context) -> Result<Outcome> {
+    let (steps, notes) = identified(&args.checkpoints, ctx)?;
+    if steps.is_empty() {
+        let help = vec!["name checkpoints, or a glob such as 'owner/name@step_*'".to_owned()];
+        return Err(Failure::Usage("there is nothing to order".into(), help).into());
+    }
+    let found = select_nll::trajectories(&args.trajectories)?;
+    if args.dry_run {
+        return Ok(noted(select_nll::dry_run(&steps, &found, &args.engine, &args.output)?, notes));
+    }
+    let measured = select_nll::measure(&steps, &found, &args.engine, &args.output, ctx)?;
+    Ok(noted(select_nll::outcome(&measured), notes))
+}
+
+fn read(args: &Args, settings: &Settings, ctx: &Context) -> Result<Outcome> {
+    if args.metric == Metric::Nll {
+        let help = vec!["give checkpoints and --trajectories".to_owned()];
+        let message = "`--metric nll` needs the checkpoints, records are not enough";
+        return Err(Failure::Usage(message.into(), help).into());
+    }
+    let ran = Ran { records: jobs::read(&args.from)?, fresh: None };
+    decide(&ran, None, Vec::new(), settings, args, ctx)
+}
+
+/// Picks from records, and writes the report.
+fn decide(
+    ran: &Ran,
+    measured: Option<&Measured>,
+    notes: Vec<String>,
+    settings: &Settings,
+    args: &Args,
+    ctx: &Context,
+) -> Result<Outcome> {
     let Ran { records, fresh } = ran;
-    let summary = summarise(&records.table, fresh.as_ref(), &settings)?;
+    let summary = summarise(&records.table, fresh.as_ref(), settings)?;
     let document = Document {
         summary: &summary,
         sources: &records.sources,
         unfinished_trials: records.unfinished,
         changed_tasks: &records.changed_tasks,
+        nll: measured,
         report: args.report.as_deref(),
     };
     let outcome = Outcome::new(&document);
+    let notes: Vec<String> = notes.into_iter().chain(record_notes(records)).collect();
     if let Some(path) = &args.report {
-        write_report(path, &summary, &outcome, &records, &args, ctx)?;
+        write_report(path, &summary, &outcome, records, &notes, args, ctx)?;
     }
-    let mut outcome = outcome.human(text(&summary)).quiet(&summary.picked);
-    for note in report::notes(&summary).into_iter().chain(record_notes(&records)) {
-        outcome = outcome.hint(format!("note: {note}"));
-    }
+    let outcome = outcome.human(select_text::text(&summary)).quiet(&summary.picked);
+    let mut outcome = noted(outcome, report::notes(&summary).into_iter().chain(notes).collect());
     if let Some(path) = &args.report {
         outcome = outcome.hint(format!("report: {}", path.display()));
     }
     Ok(outcome)
 }
 
-fn plan<'a>(args: &'a Args, scoring: &'a ScoringArgs, settings: &Settings) -> Plan<'a> {
-    // The one metric that there is needs no more than the tasks.
-    let Metric::Tblite = args.metric;
+fn noted(outcome: Outcome, notes: Vec<String>) -> Outcome {
+    notes.into_iter().fold(outcome, |outcome, note| outcome.hint(format!("note: {note}")))
+}
+
+fn plan<'a>(
+    args: &Args,
+    scoring: &'a ScoringArgs,
+    candidates: &'a Candidates,
+    settings: &'a Settings,
+) -> Plan<'a> {
     Plan {
-        checkpoints: &args.checkpoints,
+        candidates,
         scoring,
         dir: args.output.clone(),
         allocation: args.allocation.into(),
         budget: args.budget,
-        rule: StopRule { confidence: settings.confidence, indifference: settings.indifference },
-        tie_rule: settings.rule,
+        settings,
         confirm: args.confirm,
+        queue: None,
     }
 }
 
@@ -183,6 +299,7 @@ fn write_report(
     summary: &Summary,
     outcome: &Outcome,
     records: &Records,
+    notes: &[String],
     args: &Args,
     ctx: &Context,
 ) -> Result<()> {
@@ -201,7 +318,7 @@ fn write_report(
         settings.push((source.step.clone(), value));
     }
     let document = serde_json::Value::Object(outcome.document().clone());
-    let notes = record_notes(records);
+    let notes = notes.to_vec();
     let page = report::render(path, summary, &Provenance { settings, notes, document })?;
     crate::fsio::write_atomic(path, page.as_bytes())?;
     Ok(())
@@ -211,8 +328,9 @@ fn write_report(
 fn command_line(args: &Args, summary: &Summary) -> String {
     let mut line = "tmax-ckpt select".to_owned();
     let words: Vec<String> = match &args.scoring {
-        Some(scoring) => std::iter::once(format!("--metric tblite --tasks {}", scoring.tasks))
+        Some(scoring) => std::iter::once(format!("--tasks {}", scoring.tasks))
             .chain(args.checkpoints.iter().cloned())
+            .chain(metric_words(args))
             .chain([format!("--output {}", args.output.display())])
             .chain([format!("--seed {}", scoring.seed)])
             .collect(),
@@ -230,6 +348,17 @@ fn command_line(args: &Args, summary: &Summary) -> String {
     line
 }
 
+/// Returns the words that say the metric.
+fn metric_words(args: &Args) -> Vec<String> {
+    match args.metric {
+        Metric::Tblite => vec!["--metric tblite".to_owned()],
+        Metric::Nll => ["--metric nll --trajectories".to_owned()]
+            .into_iter()
+            .chain(args.trajectories.iter().map(|path| path.display().to_string()))
+            .collect(),
+    }
+}
+
 fn record_notes(records: &Records) -> Vec<String> {
     let mut notes = Vec::new();
     if records.unfinished > 0 {
@@ -243,51 +372,4 @@ fn record_notes(records: &Records) -> Vec<String> {
         ));
     }
     notes
-}
-
-/// Returns the table for people.
-fn text(summary: &Summary) -> String {
-    let width = summary.steps.iter().map(|s| s.step.chars().count()).max().unwrap_or(0).max(8);
-    let versus = format!("vs {}", summary.baseline);
-    let mut text = format!(
-        "{:width$}  {:>8}  {:>6}  {:>13}  {:>24}  {:>7}  {:>6}\n",
-        "step", "estimate", "pass@1", "95% interval", versus, "P(best)", "regret"
-    );
-    for step in &summary.steps {
-        text.push_str(&row(summary, step, width));
-    }
-    let [fewest, most] = summary.attempts_a_cell;
-    let attempts = if fewest == most { fewest.to_string() } else { format!("{fewest} to {most}") };
-    let tasks = plural(summary.tasks.len() as u64, "task");
-    let _ = writeln!(text, "{tasks} × {attempts} attempts. {}", report::rule_sentence(summary));
-    let _ = writeln!(text, "{}", paint(STRONG, report::verdict(summary)));
-    text
-}
-
-fn row(summary: &Summary, step: &Step, width: usize) -> String {
-    let interval = step
-        .interval_new_tasks
-        .map_or_else(String::new, |i| format!("{:.1} … {:.1}", i.low * 100.0, i.high * 100.0));
-    let versus = step.versus_baseline.as_ref().map_or_else(String::new, |v| {
-        let interval = v.interval.map_or_else(String::new, |i| {
-            format!(" ({:+.1} … {:+.1})", i.low * 100.0, i.high * 100.0)
-        });
-        format!("{:+.1}{interval}", v.mean * 100.0)
-    });
-    let mark = if step.step == summary.picked {
-        paint(GOOD, "← picked")
-    } else if step.step == summary.best {
-        paint(DIM, "best estimate")
-    } else {
-        String::new()
-    };
-    let line = format!(
-        "{:width$}  {:>8.1}  {:>6.1}  {interval:>13}  {versus:>24}  {:>7}  {:>6.1}  {mark}",
-        step.step,
-        step.estimate * 100.0,
-        step.mean * 100.0,
-        report::probability(step.p_best),
-        step.regret * 100.0,
-    );
-    format!("{}\n", line.trim_end())
 }

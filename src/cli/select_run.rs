@@ -6,9 +6,8 @@ use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 
 use super::context::Context;
-use super::failure::Failure;
 use super::jobs::{self, Records, Source, attempt};
-use super::scoring::{Model, ScoringArgs, with_job_help};
+use super::scoring::{Candidates, Model, ScoringArgs, with_job_help};
 use crate::error::Result;
 use crate::harness::job::{Candidate, Job};
 use crate::harness::record::TrialRecord;
@@ -17,7 +16,8 @@ use crate::select::allocate::{Allocation, Allocator, Ask, Budget, Spent};
 use crate::select::rasch::Prior;
 use crate::select::records::Table;
 use crate::select::rng::Rng;
-use crate::select::stop::{Beliefs, StopRule, TieRule};
+use crate::select::stop::{Beliefs, StopRule};
+use crate::select::summary::{Settings, Summary, summarise};
 
 /// How attempts are spread over steps and tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,8 +61,8 @@ pub fn parse_budget(text: &str) -> Result<Budget, String> {
 
 /// What the run is to do.
 pub struct Plan<'a> {
-    /// The checkpoints.
-    pub checkpoints: &'a [String],
+    /// The checkpoints, or the model of an endpoint.
+    pub candidates: &'a Candidates,
     /// How tasks are run.
     pub scoring: &'a ScoringArgs,
     /// The job folder.
@@ -71,12 +71,12 @@ pub struct Plan<'a> {
     pub allocation: Allocation,
     /// What may be spent; five attempts a cell if absent.
     pub budget: Option<Budget>,
-    /// When to stop.
-    pub rule: StopRule,
-    /// Which step to confirm.
-    pub tie_rule: TieRule,
+    /// When to stop, and which step to take.
+    pub settings: &'a Settings,
     /// Fresh rollouts of the picked step.
     pub confirm: u32,
+    /// The order in which steps are first tried, if something ordered them.
+    pub queue: Option<Vec<usize>>,
 }
 
 /// What the run gave.
@@ -85,6 +85,15 @@ pub struct Ran {
     pub records: Records,
     /// Fresh rollouts of the picked step.
     pub fresh: Option<Table>,
+}
+
+impl Plan<'_> {
+    /// Returns what may be spent on `tasks` tasks.
+    #[must_use]
+    pub fn budget(&self, tasks: usize) -> Budget {
+        let cells = (self.candidates.models.len() * tasks) as u64;
+        self.budget.unwrap_or(Budget::Rollouts(ATTEMPTS_DEFAULT * cells))
+    }
 }
 
 /// Trials asked for between two looks at the posterior, at least.
@@ -97,6 +106,8 @@ struct Run<'a> {
     job: &'a Job,
     models: &'a [Model],
     allocator: Allocator,
+    /// The steps in the order in which a batch takes them.
+    queue: Vec<usize>,
     table: Table,
     /// The table's index of each task of the job.
     task_index: Vec<usize>,
@@ -112,20 +123,16 @@ struct Run<'a> {
 /// # Errors
 /// Checkpoints, tasks, sandbox or job folder cannot be used; an interruption.
 pub fn run(plan: &Plan<'_>, ctx: &Context) -> Result<Ran> {
-    let models = plan.scoring.models(plan.checkpoints, ctx)?;
-    if models.len() < 2 {
-        let help = "name two or more, or a glob such as 'owner/name@step_*'";
-        return Err(Failure::Usage("there is nothing to choose".into(), vec![help.into()]).into());
-    }
+    let models = &plan.candidates.models;
     let candidates: Vec<Candidate> = models.iter().map(|m| m.candidate.clone()).collect();
     let attempts = ATTEMPTS_DEFAULT as u32;
     let (job, _watch) = plan.scoring.open_job(&plan.dir, candidates, attempts, ctx)?;
-    let mut run = Run::new(&job, &models, plan)?;
+    let mut run = Run::new(&job, models, plan)?;
     let chosen = run.choose(plan).and_then(|picked| run.confirm(picked, plan.confirm));
     // What is finished is summed up even if the rest failed or was interrupted.
     job.finish()?;
     let fresh = chosen.map_err(|error| with_job_help(error, &plan.dir))?;
-    Ok(Ran { records: run.records(), fresh })
+    Ok(Ran { records: run.records()?, fresh })
 }
 
 impl<'a> Run<'a> {
@@ -138,10 +145,15 @@ impl<'a> Run<'a> {
         let task_index = tasks.iter().map(index).collect();
         let seed = plan.scoring.seed;
         let (s, t) = (steps.len(), tasks.len());
+        let mut allocator = Allocator::new(s, t, plan.allocation, Prior::default(), seed);
+        if let Some(queue) = &plan.queue {
+            allocator = allocator.queued(queue.clone());
+        }
         Ok(Self {
             job,
             models,
-            allocator: Allocator::new(s, t, plan.allocation, Prior::default(), seed),
+            allocator,
+            queue: plan.queue.clone().unwrap_or_else(|| (0..s).collect()),
             table,
             task_index,
             next: vec![vec![0; t]; s],
@@ -153,11 +165,12 @@ impl<'a> Run<'a> {
 
     /// Spends the budget or stops early, and returns the picked step.
     fn choose(&mut self, plan: &Plan<'_>) -> Result<usize> {
-        let cells = self.models.len() * self.job.spec().tasks.len();
-        let budget = plan.budget.unwrap_or(Budget::Rollouts(ATTEMPTS_DEFAULT * cells as u64));
+        let budget = plan.budget(self.job.spec().tasks.len());
         // Twice as many as run at a time, so that few wait for the slowest.
         let batch = (2 * self.job.spec().n_concurrent).max(BATCH_MIN);
         let seed = plan.scoring.seed;
+        let Settings { confidence, indifference, .. } = *plan.settings;
+        let rule = StopRule { confidence, indifference };
         loop {
             let share = budget.share(&self.spent);
             if share >= 1.0 {
@@ -173,15 +186,26 @@ impl<'a> Run<'a> {
                 break;
             }
             self.take(&asks)?;
-            let scores = self.allocator.scores();
-            let beliefs =
-                Beliefs::of(&scores, plan.rule.indifference, LOOK_DRAWS, &mut Rng::new(seed));
             let all_tried = (0..self.models.len()).all(|s| self.trials[s] > 1);
-            if all_tried && plan.rule.decide(&scores, &beliefs).is_some() {
+            if all_tried && self.enough(&rule, seed) && self.summary(plan)?.certainty.is_enough() {
                 break;
             }
         }
-        Ok(plan.tie_rule.pick(&self.allocator.scores()))
+        // What the answer will say is what decides: the allocator's posterior is only near it.
+        let picked = self.summary(plan)?.picked;
+        Ok(self.table.step_index(&picked).expect("a step of the table is picked"))
+    }
+
+    /// Says whether the allocator's posterior would stop, which is quick to ask.
+    fn enough(&mut self, rule: &StopRule, seed: u64) -> bool {
+        let scores = self.allocator.scores();
+        let beliefs = Beliefs::of(&scores, rule.indifference, LOOK_DRAWS, &mut Rng::new(seed));
+        rule.decide(&scores, &beliefs).is_some()
+    }
+
+    /// Returns what the records so far say, by the posterior that the answer is made from.
+    fn summary(&self, plan: &Plan<'_>) -> Result<Summary> {
+        Ok(summarise(&self.table.tried()?, None, plan.settings)?)
     }
 
     /// Runs a batch, one checkpoint after another, and records it in the order of the asks.
@@ -216,7 +240,8 @@ impl<'a> Run<'a> {
     /// Runs trials grouped by checkpoint, so that one at a time is in memory.
     fn run_by_model(&self, trials: &[Trial]) -> Result<Vec<TrialRecord>> {
         let mut done: Vec<Option<TrialRecord>> = vec![None; trials.len()];
-        for (index, model) in self.models.iter().enumerate() {
+        for &index in &self.queue {
+            let model = &self.models[index];
             let places: Vec<usize> =
                 (0..trials.len()).filter(|i| trials[*i].candidate == index).collect();
             let wanted: Vec<Trial> = places.iter().map(|i| trials[*i]).collect();
@@ -254,7 +279,7 @@ impl<'a> Run<'a> {
         Ok(Some(fresh))
     }
 
-    fn records(self) -> Records {
+    fn records(self) -> Result<Records> {
         let spec = self.job.spec();
         let sources = self
             .hashes
@@ -270,7 +295,8 @@ impl<'a> Run<'a> {
                 sha256: jobs::hex(hash),
             })
             .collect();
-        Records { table: self.table, sources, unfinished: 0, changed_tasks: Vec::new() }
+        let table = self.table.tried()?;
+        Ok(Records { table, sources, unfinished: 0, changed_tasks: Vec::new() })
     }
 }
 

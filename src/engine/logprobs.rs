@@ -11,8 +11,17 @@ const PIECE: usize = 512;
 /// Ids are within the vocabulary; the caller has checked. f32 throughout, sums of the softmax in
 /// chunks of the vocabulary.
 pub fn logprobs<B: Backend>(model: &Model<B>, ids: &[u32]) -> Vec<f32> {
+    logprobs_where(model, ids, |_| true)
+}
+
+/// As [`logprobs`], of the places in `ids` that `wanted` holds of alone: the others cost no head.
+pub fn logprobs_where<B: Backend>(
+    model: &Model<B>,
+    ids: &[u32],
+    wanted: impl Fn(usize) -> bool,
+) -> Vec<f32> {
     let (mut cache, mut workspace) = (model.cache(), Workspace::default());
-    let mut out = Vec::with_capacity(ids.len().saturating_sub(1));
+    let mut out = Vec::new();
     // The last id predicts nothing that is asked for.
     let context = &ids[..ids.len().saturating_sub(1)];
     for (index, piece) in context.chunks(PIECE).enumerate() {
@@ -20,9 +29,13 @@ pub fn logprobs<B: Backend>(model: &Model<B>, ids: &[u32]) -> Vec<f32> {
         let segments = vec![Segment { offset: 0, len: piece.len(), position }];
         let mut batch = Batch { segments, caches: vec![&mut cache] };
         model.forward(piece, &mut batch, &mut workspace);
-        let next = ids[position + 1..].iter().copied();
-        let targets: Vec<(usize, u32)> = next.take(piece.len()).enumerate().collect();
-        out.extend(model.logprobs(&workspace, &targets));
+        let targets: Vec<(usize, u32)> = (0..piece.len())
+            .filter(|row| wanted(position + row + 1))
+            .map(|row| (row, ids[position + row + 1]))
+            .collect();
+        if !targets.is_empty() {
+            out.extend(model.logprobs(&workspace, &targets));
+        }
     }
     out
 }

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod device;
 pub mod endpoint;
 pub mod generate;
+pub mod likelihood;
 pub mod local;
 pub mod logprobs;
 pub mod model;

@@ -14,6 +14,7 @@ pub mod job;
 pub mod prompts;
 pub mod record;
 pub mod task;
+pub mod trajectory;
 pub mod trial;
 pub mod verifier;
 

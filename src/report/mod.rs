@@ -149,10 +149,28 @@ pub fn notes(summary: &Summary) -> Vec<String> {
                 .to_owned(),
         );
     }
+    notes.extend(tasks_note(summary));
     if summary.still_rising {
         notes.push("the picked step is the last one: still rising, train on?".to_owned());
     }
     notes
+}
+
+/// Says which steps' plain means are about fewer tasks than the others'.
+fn tasks_note(summary: &Summary) -> Option<String> {
+    let all = summary.tasks.len();
+    let few: Vec<String> = summary
+        .steps
+        .iter()
+        .filter(|step| step.tasks < all)
+        .map(|step| format!("{} {}", step.step, step.tasks))
+        .collect();
+    (!few.is_empty()).then(|| {
+        format!(
+            "pass@1 and its interval are about the tasks that a step has verdicts on, of {all}: {}",
+            few.join(", ")
+        )
+    })
 }
 
 /// Up to this many steps are named with what their failures would do to their means.

@@ -65,6 +65,8 @@ impl Budget {
     }
 }
 
+/// Tasks at which a queue that was ordered lets all steps try before anything is known.
+const OPENING: usize = 2;
 /// A cell whose attempts fail this often outside the model is left alone.
 const FAILURES_MAX: u32 = 3;
 /// How often the spread of the difficulties is learnt anew, in verdicts.
@@ -81,6 +83,10 @@ pub struct Allocator {
     rng: Rng,
     /// Tasks in a random order that all steps share.
     order: Vec<usize>,
+    /// The steps in the order in which they are tried where nothing else tells them apart.
+    queue: Vec<usize>,
+    /// What is asked for before anything is known, the next one last.
+    opening: Vec<Ask>,
     alive: Vec<bool>,
     failures: Vec<u32>,
     round: u32,
@@ -105,6 +111,8 @@ impl Allocator {
             model: Rasch::new(steps, tasks, prior),
             rng,
             order,
+            queue: (0..steps).collect(),
+            opening: Vec::new(),
             alive: vec![true; steps],
             failures: vec![0; steps * tasks],
             round: 0,
@@ -112,12 +120,32 @@ impl Allocator {
         }
     }
 
+    /// Orders the queue of steps, which holds each once: all get their first two attempts in this
+    /// order, and it breaks ties of uniform allocation and halving. The posterior is not told.
+    ///
+    /// # Panics
+    /// When `queue` does not hold every step once.
+    #[must_use]
+    pub fn queued(mut self, queue: Vec<usize>) -> Self {
+        let mut sorted = queue.clone();
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..self.model.steps()), "a queue holds every step once");
+        if self.allocation == Allocation::Ttts {
+            let first = self.order.iter().take(OPENING);
+            let asks = first.flat_map(|&task| queue.iter().map(move |&step| Ask { step, task }));
+            self.opening = asks.collect();
+            self.opening.reverse();
+        }
+        self.queue = queue;
+        self
+    }
+
     /// Returns the next attempt, which counts as under way until [`Self::record`] or
     /// [`Self::fail`]; `None` if every cell was given up. `spent` is the share of the budget
     /// that is gone, which only halving looks at.
     pub fn ask(&mut self, spent: f64) -> Option<Ask> {
         let ask = match self.allocation {
-            Allocation::Ttts => self.top_two(),
+            Allocation::Ttts => self.opening.pop().or_else(|| self.top_two()),
             Allocation::Uniform => self.fewest(),
             Allocation::Halving => {
                 self.halve(spent);
@@ -194,7 +222,7 @@ impl Allocator {
     fn fewest(&self) -> Option<Ask> {
         let mut best: Option<(f64, Ask)> = None;
         for &task in &self.order {
-            for step in (0..self.model.steps()).filter(|step| self.alive[*step]) {
+            for &step in self.queue.iter().filter(|step| self.alive[**step]) {
                 if !self.open(step, task) {
                     continue;
                 }
@@ -311,6 +339,19 @@ mod tests {
         let either = (0..30).filter(|t| touched[2][*t] || touched[3][*t]).count();
         // Unpaired, each leader would miss a task that the other tried far more often.
         assert!(3 * both >= 2 * either, "{both} of {either} tasks were tried by both leaders");
+    }
+
+    #[test]
+    fn an_ordered_queue_comes_first_and_all_are_tried() {
+        let queue = vec![2, 0, 3, 1];
+        for allocation in [Allocation::Ttts, Allocation::Uniform] {
+            let mut a = allocator(allocation).queued(queue.clone());
+            let asks: Vec<Ask> = (0..8).map(|_| a.ask(0.0).unwrap()).collect();
+            let steps: Vec<usize> = asks.iter().map(|ask| ask.step).collect();
+            assert_eq!(steps, [queue.clone(), queue.clone()].concat(), "{allocation:?}");
+            assert!(asks[..4].iter().all(|ask| ask.task == asks[0].task));
+            assert!(asks[4..].iter().all(|ask| ask.task == asks[4].task));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod allocate;
 pub mod curse;
 pub mod estimate;
 pub mod linear;
+pub mod nll;
 pub mod rasch;
 pub mod records;
 pub mod resample;
@@ -64,6 +65,23 @@ pub enum Error {
         /// The step.
         step: String,
     },
+    /// Two steps cut the same trajectories into different tokens.
+    #[error(
+        "{} and {} cannot be compared by nll: they cut the replies into {} and {} tokens",
+        escape(&steps[0]), escape(&steps[1]), tokens[0], tokens[1]
+    )]
+    Tokens {
+        /// The steps.
+        steps: [String; 2],
+        /// Their numbers of tokens.
+        tokens: [u64; 2],
+    },
+    /// A likelihood is not finite.
+    #[error("step `{}` gives a likelihood that is not a finite number", escape(step))]
+    NotANumber {
+        /// The step.
+        step: String,
+    },
     /// A setting is out of its range.
     #[error("{setting} must be {expected}, got {got}")]
     Setting {
@@ -79,7 +97,10 @@ pub enum Error {
 impl Diagnose for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Reward { .. } | Self::NoVerdict { .. } => Kind::BadData,
+            Self::Reward { .. }
+            | Self::NoVerdict { .. }
+            | Self::Tokens { .. }
+            | Self::NotANumber { .. } => Kind::BadData,
             Self::Baseline { .. } => Kind::NotFound,
             _ => Kind::Usage,
         }
@@ -92,6 +113,8 @@ impl Diagnose for Error {
             Self::Reward { .. } => "bad_reward",
             Self::Baseline { .. } => "baseline_not_found",
             Self::NoVerdict { .. } => "no_verdict",
+            Self::Tokens { .. } => "different_tokens",
+            Self::NotANumber { .. } => "not_a_number",
             Self::Setting { .. } => "bad_setting",
         }
     }
@@ -113,6 +136,14 @@ impl Diagnose for Error {
             Self::NoVerdict { .. } => vec![
                 "every trial of it failed for reasons outside the model; run them again".to_owned(),
             ],
+            Self::Tokens { .. } => vec![
+                "their tokenizers or chat templates differ; leave out one, or choose by rollouts \
+                 alone"
+                    .to_owned(),
+            ],
+            Self::NotANumber { .. } => {
+                vec!["`tmax-ckpt verify --finite` says whether its weights are".to_owned()]
+            }
             Self::Setting { .. } => vec!["see `tmax-ckpt select --help`".to_owned()],
         }
     }

@@ -127,6 +127,25 @@ impl Table {
         self.cell(step, task).iter().filter_map(|attempt| attempt.reward)
     }
 
+    /// Returns the table of the tasks that some step tried: what a folder of records can say of
+    /// itself, and so what every answer is about.
+    ///
+    /// # Errors
+    /// Nothing was tried.
+    pub fn tried(&self) -> Result<Self, Error> {
+        let width = self.tasks.len();
+        let tried = |task: &usize| (0..self.steps.len()).any(|s| !self.cell(s, *task).is_empty());
+        let kept: Vec<usize> = (0..width).filter(tried).collect();
+        let names = kept.iter().map(|task| self.tasks[*task].clone()).collect();
+        let mut table = Self::new(self.steps.clone(), names)?;
+        for step in 0..self.steps.len() {
+            for (at, task) in kept.iter().enumerate() {
+                table.cells[step * kept.len() + at] = self.cell(step, *task).to_vec();
+            }
+        }
+        Ok(table)
+    }
+
     /// Adds an attempt.
     ///
     /// # Errors
@@ -194,6 +213,18 @@ mod tests {
         assert_eq!(table.rewards(0, 0).collect::<Vec<_>>(), [1.0]);
         assert_eq!(table.missing_as_zero().rewards(0, 0).collect::<Vec<_>>(), [1.0, 0.0]);
         assert!(!table.is_balanced());
+    }
+
+    #[test]
+    fn tasks_that_nobody_tried_are_left_out() {
+        let mut table = Table::new(names(&["a", "b"]), names(&["x", "y", "z"])).unwrap();
+        assert!(table.tried().is_err());
+        table.push(1, 2, Attempt::graded(1.0)).unwrap();
+        table.push(0, 0, Attempt::failed()).unwrap();
+        let tried = table.tried().unwrap();
+        assert_eq!((tried.tasks(), tried.steps()), (&names(&["x", "z"])[..], table.steps()));
+        assert_eq!(tried.cell(1, 1), table.cell(1, 2));
+        assert_eq!(tried.cell(0, 0).len(), 1);
     }
 
     #[test]

@@ -148,6 +148,8 @@ pub struct PassAtK {
 pub struct Step {
     /// Its name.
     pub step: String,
+    /// Tasks with a verdict, which its plain mean and intervals are about.
+    pub tasks: usize,
     /// Plain mean over tasks of the mean over attempts (pass@1).
     pub mean: f64,
     /// The same mean if attempts without a verdict counted as zero, as in Harbor's own.
@@ -224,6 +226,14 @@ pub enum Certainty {
     Indifferent,
     /// Neither.
     Undecided,
+}
+
+impl Certainty {
+    /// Says whether no more attempts are needed.
+    #[must_use]
+    pub fn is_enough(self) -> bool {
+        self != Self::Undecided
+    }
 }
 
 /// The whole answer.
@@ -393,16 +403,16 @@ impl Facts<'_> {
         (0..estimates.len())
             .map(|s| {
                 let e = &estimates[s];
-                let interval = |(low, high)| Interval { low, high };
                 let zeroed = estimate::estimate(&estimate::cells(&zeros, s));
                 Step {
                     step: self.table.steps()[s].clone(),
+                    tasks: e.tasks,
                     mean: e.mean,
                     mean_missing_as_zero: zeroed.map_or(0.0, |e| e.mean),
                     se_these_tasks: e.se_these,
                     se_new_tasks: e.se_new,
-                    interval_these_tasks: e.se_these.map(|se| Interval::around(e.mean, se).share()),
-                    interval_new_tasks: resamples.interval(s).map(interval),
+                    interval_these_tasks: interval_these(e),
+                    interval_new_tasks: interval_new(e, resamples.interval(s)),
                     estimate: self.scores.mean[s],
                     estimate_sd: self.scores.covariance.at(s, s).max(0.0).sqrt(),
                     versus_baseline: (s != baseline)
@@ -541,6 +551,31 @@ impl Facts<'_> {
     }
 }
 
+/// Attempts that all end alike have no spread, which does not make their mean certain: then the
+/// interval is Wilson's over the attempts.
+fn interval_these(e: &Estimate) -> Option<Interval> {
+    match e.se_these {
+        Some(se) if se > 0.0 => Some(Interval::around(e.mean, se).share()),
+        Some(_) => Some(wilson(e.mean, e.attempts)),
+        None => None,
+    }
+}
+
+/// Resamples of tasks that are all solved, or all not, are all alike: then the interval is
+/// Wilson's over the tasks.
+fn interval_new(e: &Estimate, resampled: Option<(f64, f64)>) -> Option<Interval> {
+    let (low, high) = resampled?;
+    if low < high {
+        return Some(Interval { low, high });
+    }
+    Some(wilson(e.mean, e.tasks))
+}
+
+fn wilson(mean: f64, n: usize) -> Interval {
+    let (low, high) = estimate::wilson(mean, n);
+    Interval { low, high }
+}
+
 fn endings(table: &Table, step: usize) -> Endings {
     let mut endings = Endings::default();
     for attempt in table.attempts(step) {
@@ -652,6 +687,23 @@ mod tests {
         let mut empty = Table::new(vec!["a".into(), "b".into()], vec!["x".into()]).unwrap();
         empty.push(0, 0, Attempt::graded(1.0)).unwrap();
         assert!(summarise(&empty, None, &Settings::default()).is_err());
+    }
+
+    #[test]
+    fn all_of_few_is_not_certainty() {
+        let mut t = table(&[1.0, 0.0], 4, 3);
+        let s = summarise(&t, None, &Settings::default()).unwrap();
+        for step in &s.steps {
+            let (these, new) =
+                (step.interval_these_tasks.unwrap(), step.interval_new_tasks.unwrap());
+            // Wilson: 4 of 4 tasks leave 49 points open, 12 of 12 attempts 24.
+            assert!((new.high - new.low - 0.490).abs() < 0.001, "{new:?}");
+            assert!((these.high - these.low - 0.242).abs() < 0.001, "{these:?}");
+            assert_eq!(step.tasks, 4);
+        }
+        t.push(0, 0, Attempt::graded(0.0)).unwrap();
+        let s = summarise(&t, None, &Settings::default()).unwrap();
+        assert!(s.steps[0].interval_these_tasks.unwrap().high <= 1.0);
     }
 
     #[test]
