@@ -277,7 +277,7 @@ pub fn allocated(path: &Path) -> u64 {
     path.metadata().map_or(0, |meta| meta.blocks() * 512)
 }
 
-/// An open file or folder that this run alone has locked; freed when dropped.
+/// An open file or folder that this run has locked, alone or with others; freed when dropped.
 #[derive(Debug)]
 pub struct Locked(File);
 
@@ -288,6 +288,18 @@ impl Locked {
     /// [`Error::Io`] where the file system has no locks.
     pub fn try_new(file: File, path: &Path) -> Result<Option<Self>> {
         match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),
+        }
+    }
+
+    /// Locks `file` together with others that share it; `None` while a run has it alone.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file system has no locks.
+    pub fn try_shared(file: File, path: &Path) -> Result<Option<Self>> {
+        match file.try_lock_shared() {
             Ok(()) => Ok(Some(Self(file))),
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),

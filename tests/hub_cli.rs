@@ -80,6 +80,41 @@ fn steps_and_pull_print_what_scripts_need() {
     assert!(words.contains("`tmax-ckpt pull o/n@step_100` would fetch it"), "{words}");
 }
 
+#[test]
+fn nothing_of_a_running_pull_is_removed() {
+    let (home, server) = world();
+    // Wholly fetched, and without a name until the pull of it ends.
+    stdout(&run(home.path(), &server, &["pull", "o/n@main", "--include", "*.json"]));
+    server.fault("model.safetensors", Fault::Slow(Duration::from_millis(10)), 9);
+    let mut pull = program(home.path(), &server, &["pull", "o/n@step_100", "-q"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let blobs = home.path().join(".cache/huggingface/hub/models--o--n/blobs");
+    let started = || {
+        let entries = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_name().to_string_lossy().ends_with(".part")).count() > 0
+    };
+    let begin = Instant::now();
+    while !started() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the pull does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pruned = run(home.path(), &server, &["cache", "prune", "--json"]);
+    let document: Value = serde_json::from_str(&stdout(&pruned)).expect("JSON");
+    let removed = run(home.path(), &server, &["cache", "rm", "o/n", "-y"]);
+    assert!(pull.try_wait().expect("waits").is_none(), "the pull was too fast to be met");
+    assert_eq!(document["in_use"], serde_json::json!(["o/n"]));
+    assert_eq!(document["freed_bytes"], 0);
+    assert_eq!(removed.status.code(), Some(7), "{removed:?}");
+    let pulled = pull.wait_with_output().expect("ends");
+    let path = stdout(&pulled);
+    let bytes = std::fs::read(Path::new(path.trim()).join("model.safetensors")).expect("reads");
+    assert_eq!(bytes.len(), 2_000_000);
+    let removed = run(home.path(), &server, &["cache", "rm", "o/n", "-y"]);
+    assert!(removed.status.success() && !blobs.exists(), "{removed:?}");
+}
+
 /// Serves a fixture checkpoint as a step.
 fn checkpoint_world() -> (tempfile::TempDir, Server) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-raw/step_600");

@@ -15,7 +15,7 @@ use super::outcome::{Document, Outcome};
 use super::render::stderr_text;
 use crate::error::Result;
 use crate::hub::{
-    CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, RepoRef, scan,
+    CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, Repo, RepoRef, scan,
 };
 use crate::name::{escape, suggest};
 use crate::units;
@@ -131,6 +131,8 @@ pub(super) struct Removed<'a> {
     folders: &'a [PathBuf],
     /// Files removed.
     files: &'a [PathBuf],
+    /// Repositories that were left alone because somebody fetches them now.
+    in_use: Vec<String>,
 }
 
 impl Document for Removed<'_> {
@@ -280,6 +282,7 @@ fn removed(plan: &RemovalPlan, mode: Mode) -> Removed<'_> {
         freed_bytes: plan.freed_bytes,
         folders: &plan.folders,
         files: &plan.files,
+        in_use: plan.in_use.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -294,5 +297,8 @@ fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
         writeln!(text, "  {}", path.display()).expect("strings grow");
     }
     writeln!(text, "{verb} {}", units::bytes(plan.freed_bytes)).expect("strings grow");
-    Ok(Outcome::new(&removed(plan, mode)).human(text).quiet(plan.freed_bytes.to_string()))
+    let outcome = Outcome::new(&removed(plan, mode));
+    let note = |repo: &Repo| format!("note: {repo} is left alone: somebody fetches it now");
+    let outcome = plan.in_use.iter().map(note).fold(outcome, Outcome::hint);
+    Ok(outcome.human(text).quiet(plan.freed_bytes.to_string()))
 }

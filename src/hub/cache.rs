@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::part::remove_if_there;
 use super::repo::{CommitSha, Repo};
-use super::store::{RepoCache, walk};
+use super::store::{RepoCache, USE_LOCK, walk};
 use crate::fsio;
 
 /// What is in a cache.
@@ -70,6 +70,10 @@ pub struct RemovalPlan {
     pub files: Vec<PathBuf>,
     /// The bytes that this frees.
     pub freed_bytes: u64,
+    /// Repositories that are left alone because somebody fetches them now.
+    pub in_use: Vec<Repo>,
+    /// The repositories that lose something, and the folder of the locks of each.
+    touched: Vec<(Repo, PathBuf)>,
 }
 
 impl CachedRepo {
@@ -194,8 +198,14 @@ impl RemovalPlan {
     /// leaves unnamed bytes rather than names without bytes.
     ///
     /// # Errors
-    /// The file system's; what is gone already is no error.
+    /// [`Error::InUse`], before anything is removed; the file system's. What is gone already is no
+    /// error.
     pub fn run(&self) -> Result<()> {
+        let mut held = Vec::new();
+        for (repo, locks) in &self.touched {
+            let alone = alone(locks)?.ok_or_else(|| Error::InUse { repo: repo.to_string() })?;
+            held.extend(alone);
+        }
         for folder in &self.folders {
             match std::fs::remove_dir_all(folder) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -207,14 +217,19 @@ impl RemovalPlan {
         self.files.iter().try_for_each(|file| remove_if_there(file))
     }
 
+    fn touch(&mut self, cached: &CachedRepo) {
+        self.touched.push((cached.repo.clone(), locks_of(cached)));
+    }
+
     fn whole(&mut self, cached: &CachedRepo) {
+        self.touch(cached);
         self.folders.push(cached.folder.clone());
-        let name = cached.folder.file_name().unwrap_or_default();
-        self.folders.push(fsio::parent(&cached.folder).join(".locks").join(name));
+        self.folders.push(locks_of(cached));
         self.freed_bytes += cached.size_bytes();
     }
 
     fn revisions(&mut self, cached: &CachedRepo, gone: &[&CachedRevision]) {
+        self.touch(cached);
         let stays = |r: &&CachedRevision| !gone.iter().any(|g| g.commit == r.commit);
         let used: BTreeSet<_> =
             cached.revisions.iter().filter(stays).flat_map(|r| &r.blobs).collect();
@@ -232,6 +247,12 @@ impl RemovalPlan {
     }
 
     fn prune(&mut self, cached: &CachedRepo) {
+        // What a pull has laid down has no name until its end, and looks like rubbish. Locks that
+        // cannot be tried are an error of the run.
+        if matches!(alone(&locks_of(cached)), Ok(None)) {
+            self.in_use.push(cached.repo.clone());
+            return;
+        }
         let gone: Vec<_> = cached.revisions.iter().filter(|r| r.refs.is_empty()).collect();
         self.revisions(cached, &gone);
         let shown: BTreeSet<_> = cached.revisions.iter().flat_map(|r| &r.blobs).collect();
@@ -251,6 +272,31 @@ impl RemovalPlan {
             self.files.push(cached.folder.join(".verified").join(name));
         }
     }
+}
+
+/// Returns the folder of a repository's locks.
+fn locks_of(cached: &CachedRepo) -> PathBuf {
+    let cache_dir = fsio::parent(&cached.folder);
+    RepoCache::new(cache_dir, &cached.repo).locks().to_owned()
+}
+
+/// Takes all locks of a repository; `None` if a pull, ours or `hf`'s, has one of them.
+fn alone(locks: &Path) -> Result<Option<Vec<fsio::Locked>>> {
+    let mut held = Vec::new();
+    let mut names = Vec::new();
+    walk(locks, "", &mut names);
+    // A pull that begins now must find the lock.
+    if locks.is_dir() && !names.iter().any(|name| name == USE_LOCK) {
+        names.push(USE_LOCK.to_owned());
+    }
+    for name in names.iter().filter(|name| name.ends_with(".lock")) {
+        let path = locks.join(name);
+        match fsio::Locked::try_new(fsio::open_rw(&path)?, &path)? {
+            Some(lock) => held.push(lock),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(held))
 }
 
 /// Returns the blocks of a file in bytes, for one that is sparse; else its length.

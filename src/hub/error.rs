@@ -63,6 +63,12 @@ pub enum Error {
         /// The file.
         path: String,
     },
+    /// What is to be removed from the cache is in use.
+    #[error("{repo} is being fetched by another process")]
+    InUse {
+        /// The repository.
+        repo: String,
+    },
     /// No file is left after `--include` and `--exclude`.
     #[error("no file of {repo} matches the given patterns")]
     NothingMatches {
@@ -312,6 +318,7 @@ impl Diagnose for Error {
             }
             Self::GaveUp { source, .. } => source.kind(),
             Self::Interrupted { .. } => Kind::Interrupted,
+            Self::InUse { .. } => Kind::Resources,
             Self::Io(inner) => inner.kind(),
             Self::Worker(_) => Kind::Bug,
         }
@@ -329,6 +336,7 @@ impl Diagnose for Error {
             Self::SizeMismatch { .. } => "size_mismatch",
             Self::HashMismatch { .. } => "hash_mismatch",
             Self::Offline { .. } => "offline",
+            Self::InUse { .. } => "cache_in_use",
             Self::GaveUp { source, .. } => source.id(),
             Self::Io(inner) => inner.id(),
             _ => self.kind().id(),
@@ -352,6 +360,7 @@ impl Diagnose for Error {
             }
             Self::FileNotFound { .. } => &["check the name, and that the revision has it"],
             Self::NothingMatches { .. } => &["check --include and --exclude"],
+            Self::InUse { .. } => &["nothing was removed; wait until it is done, or end it"],
             Self::Auth { .. } => {
                 &["pass a token with --token or HF_TOKEN; gated models also want their licence \
                  accepted on their page"]

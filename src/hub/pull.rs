@@ -89,6 +89,8 @@ impl Hub {
         progress: &SharedProgress,
         cancel: &Cancel,
     ) -> Result<PullReport> {
+        let cache = RepoCache::new(&self.config.cache_dir, &plan.repo);
+        let _in_use = (plan.target == Target::Cache).then(|| cache.in_use());
         fsio::check_space(&plan.root, plan.fetch_bytes)?;
         let total: u64 =
             jobs(plan).iter().filter(|j| j.action != Action::Keep).map(Job::size).sum();

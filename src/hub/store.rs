@@ -64,6 +64,30 @@ impl RepoCache {
         Self { root: cache_dir.join(&folder), locks: cache_dir.join(".locks").join(folder) }
     }
 
+    /// Returns the folder of this repository's locks, ours and those of `hf`.
+    pub(super) fn locks(&self) -> &Path {
+        &self.locks
+    }
+
+    /// Says to [`super::cache`] that the repository is in use, until the lock is dropped: nothing
+    /// of it is removed meanwhile. `None` where the cache cannot be written, so nobody removes.
+    pub(super) fn in_use(&self) -> Option<fsio::Locked> {
+        let path = self.locks.join(USE_LOCK);
+        fsio::create_dir_all(&self.locks).ok()?;
+        loop {
+            let lock = fsio::Locked::try_shared(fsio::open_rw(&path).ok()?, &path).ok()?;
+            // A removal takes its lock away with the rest.
+            let inode = |meta: Metadata| (meta.dev(), meta.ino());
+            let named = path.metadata().ok().map(inode);
+            if let Some(lock) = lock
+                && lock.file().metadata().ok().map(inode) == named
+            {
+                return Some(lock);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// Returns the folder of a commit.
     #[must_use]
     pub fn snapshot(&self, commit: &CommitSha) -> PathBuf {
@@ -373,6 +397,9 @@ fn is_stamp(time: f64, meta: &Metadata) -> bool {
 fn mtime_secs(meta: &Metadata) -> f64 {
     meta.mtime() as f64 + meta.mtime_nsec() as f64 / 1e9
 }
+
+/// The name of the lock that pulls share and a removal has alone.
+pub(super) const USE_LOCK: &str = "in-use.lock";
 
 /// An advisory lock that the other tools on this cache know too; freed when dropped.
 #[derive(Debug)]
