@@ -33,6 +33,7 @@ for trial in trials:
 assert len(trials) == len(lock.trials)
 print(f"{len(trials)} trials")
 PY
+for log in "$job/job.log" "$job"/*__*/trial.log; do [ -s "$log" ] || { echo "no $log"; exit 1; }; done
 echo "== Harbor refills a trial that was removed"
 removed=$(ls -d "$job"/make-folder__*)
 rm -rf "$removed"

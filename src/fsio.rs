@@ -466,6 +466,14 @@ pub fn open_rw(path: &Path) -> Result<File> {
         .map_err(Error::io("open", path))
 }
 
+/// Opens `path` for writing at its end, made if absent.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn open_append(path: &Path) -> Result<File> {
+    File::options().append(true).create(true).open(path).map_err(Error::io("open", path))
+}
+
 /// Returns the bytes that an ordinary user may still write on the file system of `path`, which
 /// need not exist yet.
 ///

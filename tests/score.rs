@@ -210,6 +210,18 @@ fn a_model_works_by_the_protocol_and_records_are_harbors() {
     assert_valid("trial-result.json", &trial.join("result.json"));
     assert_valid("trajectory.json", &trial.join("agent/trajectory.json"));
     assert!(trial.join("verifier/test-stdout.txt").is_file());
+    let log = std::fs::read_to_string(trial.join("trial.log")).expect("reads");
+    let (first, last) = (log.lines().next(), log.lines().last());
+    assert!(first.is_some_and(|line| line.starts_with("Environment started: bubblewrap")), "{log}");
+    assert_eq!(last, Some("Rewards: {\"reward\":1.0}"));
+    assert!(log.contains("\nAgent ended after 7 turns: submitted\n"), "{log}");
+    assert!(!log.contains("COMPLETE_TASK"), "no command is logged");
+    let log = std::fs::read_to_string(job.spec().dir.join("job.log")).expect("reads");
+    let name = &record.trial;
+    let wanted = format!(
+        "Trials wanted: 1, finished before: 0\nTrial {name} started\nTrial {name} finished: reward 1\n"
+    );
+    assert_eq!(log, wanted);
     let own = std::fs::read_to_string(trial.join("tmax-ckpt.json")).expect("reads");
     assert!(own.contains("the host's programs stand in for the image debian:12"), "{own}");
     assert!(!job.spec().dir.join(".scratch").join(&record.trial).exists());
@@ -311,6 +323,8 @@ fn a_job_goes_on_where_it_stopped_and_counts_nothing_twice() {
     assert_eq!(run(&job), second, "and now neither");
     assert_eq!(model.0.load(Ordering::SeqCst), calls + 2);
     assert_eq!(import::read(&dir.path().join("job")).expect("reads").records.len(), 2);
+    let log = std::fs::read_to_string(dir.path().join("job/job.log")).expect("reads");
+    assert_eq!(log.matches("Trials wanted: 2,").count(), 3, "each run adds to it: {log}");
     drop(job);
 
     let mut other = make();

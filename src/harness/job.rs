@@ -16,6 +16,7 @@ use super::digest;
 use super::environment::Host;
 use super::error::{Error, Result};
 use super::import;
+use super::log::Log;
 use super::prompts::Prompts;
 use super::record::{self, Outcome, TrialRecord};
 use super::task::Task;
@@ -106,6 +107,7 @@ pub struct Job {
     pub(super) id: String,
     pub(super) harness_digest: String,
     started_at: String,
+    log: Log,
     /// Kind and help of the machine's last failure.
     pub(super) last_failure: Mutex<Option<(Kind, Vec<String>)>>,
     _lock: fsio::Locked,
@@ -126,7 +128,8 @@ impl Job {
         }));
         let (id, started_at) = identity(&spec, &harness_digest)?;
         let last_failure = Mutex::default();
-        let job = Self { spec, id, harness_digest, started_at, last_failure, _lock: lock };
+        let log = Log::open(&spec.dir.join("job.log"))?;
+        let job = Self { spec, id, harness_digest, started_at, log, last_failure, _lock: lock };
         let scratch = job.scratch();
         if scratch.exists() {
             // Left by a run that was killed; the lock says that none is running.
@@ -199,6 +202,8 @@ impl Job {
             each,
         };
         let slots = Mutex::new(slots);
+        let done = wanted.len() - open.len();
+        self.log.say(&format!("Trials wanted: {}, finished before: {done}", wanted.len()))?;
         let progress = &self.spec.progress;
         progress.start("score", wanted.len() as u64, Unit::Count);
         progress.advance("", (wanted.len() - open.len()) as u64);
@@ -231,10 +236,15 @@ impl Job {
             }
             let name = self.trial_name(wanted[*slot]);
             self.spec.progress.item_start(&name, 1);
-            let done = trial::run(self, wanted[*slot]);
+            let done = self.log.say(&format!("Trial {name} started"));
+            let done = done.and_then(|()| {
+                let record = trial::run(self, wanted[*slot])?;
+                let word = outcome_word(&record);
+                self.log.say(&format!("Trial {name} finished: {word}"))?;
+                Ok((record, word))
+            });
             match done {
-                Ok(record) => {
-                    let word = outcome_word(&record);
+                Ok((record, word)) => {
                     self.spec.progress.advance(&name, 1);
                     self.spec.progress.item_done(&name, &word);
                     shared.count(self, &record);
@@ -242,7 +252,11 @@ impl Job {
                     let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
                     slots[*slot] = Some(record);
                 }
-                Err(error) => return shared.fail(error),
+                Err(error) => {
+                    // What stops the run is returned; that it cannot be logged too is no news.
+                    let _ = self.log.say(&format!("Trial {name} stopped: {error}"));
+                    return shared.fail(error);
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use super::agent::{Agent, End, Run};
 use super::environment::{self, Started};
 use super::error::{Error, Result};
 use super::job::{Candidate, Job, Who};
+use super::log::Log;
 use super::record::{self, Outcome, TrialRecord};
 use super::task::Task;
 use super::verifier::{self, Failure, Rewards};
@@ -18,6 +19,7 @@ use super::{digest, verifier::reward_of};
 use crate::error::Diagnose as _;
 use crate::fsio;
 use crate::sandbox::{Report, Sandbox};
+use crate::units::plural;
 
 /// One cell of the experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,20 +69,24 @@ pub(super) fn run(job: &Job, trial: Trial) -> Result<TrialRecord> {
     write_json(&dir.join("config.json"), &config)?;
     let lock = record::trial_lock(task, dataset, &agent, word);
     write_json(&dir.join("lock.json"), &lock)?;
+    let log = Log::open(&dir.join("trial.log"))?;
     let started_at = (job.spec.clock)();
     let mut account = Account::default();
-    if let Err(error) = phases(job, trial, &name, &dir, &mut account) {
+    if let Err(error) = phases(job, trial, &name, &dir, &log, &mut account) {
         match error {
             Error::Interrupted
             | Error::Sandbox(crate::sandbox::Error::Interrupted)
             | Error::Model(crate::engine::chat::ChatError::Cancelled) => {
+                log.say(&format!("Trial {name} cancelled"))?;
                 return Err(Error::Interrupted);
             }
             Error::File(_) | Error::Job { .. } => return Err(error),
             error => {
                 let known = Some((error.kind(), error.help()));
                 *job.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = known;
-                account.exception = Some((exception_type(&error).into(), chain(error)));
+                let (kind, message) = (exception_type(&error), chain(error));
+                log.say(&format!("Trial {name} failed: {kind}: {message}"))?;
+                account.exception = Some((kind.into(), message));
             }
         }
     }
@@ -89,7 +95,14 @@ pub(super) fn run(job: &Job, trial: Trial) -> Result<TrialRecord> {
 }
 
 /// Runs the phases in Harbor's order, noting when each began and ended.
-fn phases(job: &Job, trial: Trial, name: &str, dir: &Path, account: &mut Account) -> Result<()> {
+fn phases(
+    job: &Job,
+    trial: Trial,
+    name: &str,
+    dir: &Path,
+    log: &Log,
+    account: &mut Account,
+) -> Result<()> {
     let candidate = &job.spec.candidates[trial.candidate];
     let task = &job.spec.tasks[trial.task];
     let scratch = job.scratch().join(name);
@@ -97,9 +110,11 @@ fn phases(job: &Job, trial: Trial, name: &str, dir: &Path, account: &mut Account
     let began = clock();
     let Started { mut sandbox, notes } =
         environment::start(&job.spec.host, task, scratch, &job.spec.limits, &job.spec.cancel)?;
+    log_environment(log, sandbox.report(), &notes)?;
     account.sandbox = Some(sandbox.report().clone());
     account.notes = notes;
     note_phase(account, "environment_setup", began, clock());
+    log.say(&format!("Running agent {}", candidate.who.word()))?;
     let began = clock();
     let clocked = Instant::now();
     let worked = work(job, candidate, task, trial, sandbox.as_mut(), account);
@@ -107,17 +122,36 @@ fn phases(job: &Job, trial: Trial, name: &str, dir: &Path, account: &mut Account
     note_phase(account, "agent_execution", began, clock());
     if let Some(run) = &account.run {
         write_run(job, candidate, name, dir, run)?;
+        let end = json!(run.end);
+        let end = end.as_str().unwrap_or_default();
+        log.say(&format!("Agent ended after {}: {end}", plural(run.steps.len() as u64, "turn")))?;
     }
     worked?;
+    log.say("Running the tests")?;
     sandbox.copy_out("/logs/agent", &dir.join("agent"))?;
     let began = clock();
     let verdict = verifier::verify(sandbox.as_mut(), task, dir)?;
     note_phase(account, "verifier", began, clock());
     match verdict {
-        Ok(rewards) => account.rewards = Some(rewards),
-        Err(failure) => note_failure(account, failure),
+        Ok(rewards) => {
+            log.say(&format!("Rewards: {}", json!(rewards)))?;
+            account.rewards = Some(rewards);
+        }
+        Err(failure) => {
+            log.say(&format!("No reward: {}", failure.exception_type()))?;
+            note_failure(account, failure);
+        }
     }
     Ok(sandbox.stop()?)
+}
+
+fn log_environment(log: &Log, report: &Report, notes: &[String]) -> Result<()> {
+    let Report { kind, root, network, limits, notes: own } = report;
+    log.say(&format!("Environment started: {kind}; {root}; network: {network}"))?;
+    for limit in limits {
+        log.say(&format!("Limit {} {}: {}", limit.limit, limit.value, limit.by))?;
+    }
+    notes.iter().chain(own).try_for_each(|note| log.say(&format!("Note: {note}")))
 }
 
 /// Lets the agent work.
