@@ -251,3 +251,102 @@ fn by_hand(scratch: &Path) {
     let status = command.args(args).arg(scratch).status().expect("runs");
     assert!(status.success());
 }
+
+/// Makes a system call with Debian's essential perl and returns its errno.
+fn errno_of(sandbox: &mut Bwrap, call: i64, arguments: &str) -> String {
+    let script = format!("perl -e 'printf \"%d\", syscall({call}, {arguments}) < 0 ? $! : 0'");
+    run(sandbox, &script).stdout.text()
+}
+
+#[test]
+fn system_calls_that_a_task_has_no_use_for_are_refused() {
+    use tmax_ckpt::sandbox::seccomp::{DENIED, DENIED_HERE};
+    let Some((_dir, mut sandbox)) = sandbox() else { return };
+    let refused = libc::EPERM.to_string();
+    assert_eq!(run(&mut sandbox, "grep Seccomp: /proc/self/status").stdout.text(), "Seccomp:\t2\n");
+    for (name, call) in DENIED.iter().chain(DENIED_HERE) {
+        assert_eq!(errno_of(&mut sandbox, *call, "0, 0, 0, 0"), refused, "{name}");
+    }
+    let (user, vsock) = (libc::CLONE_NEWUSER, libc::AF_VSOCK);
+    for (call, arguments, errno) in [
+        (libc::SYS_unshare, user.to_string(), libc::EPERM),
+        (libc::SYS_clone, format!("{}, 0, 0, 0, 0", user | libc::SIGCHLD), libc::EPERM),
+        (libc::SYS_clone3, "0, 0".into(), libc::ENOSYS),
+        (libc::SYS_socket, format!("{vsock}, 1, 0"), libc::EPERM),
+        (libc::SYS_ioctl, "0, 0x5412, 0".into(), libc::EPERM),
+        // What programs do need: no terminal there, but no refusal either.
+        (libc::SYS_ioctl, "0, 0x5401, 0".into(), libc::ENOTTY),
+        (libc::SYS_unshare, libc::CLONE_FILES.to_string(), 0),
+    ] {
+        assert_eq!(
+            errno_of(&mut sandbox, call, &arguments),
+            errno.to_string(),
+            "{call} {arguments}"
+        );
+    }
+    let notes = &sandbox.report().notes;
+    assert!(notes.iter().any(|n| n.ends_with(" system calls are refused")), "{notes:?}");
+}
+
+#[test]
+fn the_usual_tools_do_not_notice_the_filter() {
+    let Some((_dir, mut sandbox)) = sandbox() else { return };
+    let script = "set -e; mkdir w; cd w; echo one > a; (sleep 0.1; echo two > b) & wait; \
+        tar cf t.tar a b; rm a b; tar xf t.tar; cat a b | sort -r | gzip | gunzip; \
+        perl -e 'pipe(R, W); if (fork) { close W; print <R>; wait } else { print W \"three\\n\" }'";
+    let out = run(&mut sandbox, script);
+    assert_eq!(out.stdout.text(), "two\none\nthree\n", "{}", out.stderr.text());
+    let python = "import threading, subprocess, socket, tempfile\n\
+        t = threading.Thread(target=print, args=('thread',)); t.start(); t.join()\n\
+        print(subprocess.run(['echo', 'child'], capture_output=True, text=True).stdout, end='')\n\
+        s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname())\n\
+        tempfile.TemporaryFile().write(b'x')\n";
+    let git = "git init -q . && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m m \
+        && git log --format=%s";
+    for (tool, script, wanted) in [
+        ("python3", format!("python3 -c \"{python}\""), "thread\nchild\n"),
+        ("git", format!("cd $(mktemp -d) && {git}"), "m\n"),
+    ] {
+        if run(&mut sandbox, &format!("command -v {tool}")).exit_code == 0 {
+            let out = run(&mut sandbox, &script);
+            assert_eq!(out.stdout.text(), wanted, "{tool}: {}", out.stderr.text());
+        }
+    }
+}
+
+#[test]
+fn files_beyond_the_limit_end_what_writes_them() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let limits = Limits { disk_bytes: Some(20 << 20), ..Limits::default() };
+    let mut sandbox =
+        Bwrap::start(&host, Spec { limits, ..spec(dir.path(), "one") }).expect("starts");
+    let fill = "(for i in $(seq 40); do head -c 1m /dev/urandom > /var/tmp/$i; done; sleep 60) & \
+        sleep 60";
+    let began = Instant::now();
+    let out = run(&mut sandbox, fill);
+    assert!(began.elapsed() < Duration::from_secs(15));
+    assert_eq!((out.exit_code, out.timed_out), (137, false));
+    let words = out.stderr.text();
+    assert_eq!(words, "tmax-ckpt: killed: the files here take more than 21.0 MB\n");
+    assert_eq!(run(&mut sandbox, "ps ax | grep -c '[s]leep 60'").stdout.text().trim(), "0");
+    let limits = &sandbox.report().limits;
+    let disk = limits.iter().find(|l| l.limit == "disk_bytes").expect("is reported");
+    assert!(disk.by.starts_with("tmax-ckpt, measured"), "{disk:?}");
+    // The sandbox lives on, and so can who makes room.
+    assert_eq!(run(&mut sandbox, "rm /var/tmp/*; sleep 3; echo fine").stdout.text(), "fine\n");
+}
+
+#[test]
+fn without_overlays_the_hosts_programs_are_read_only() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let host = host.without_overlay("asked for by a test");
+    let mut sandbox = Bwrap::start(&host, spec(dir.path(), "one")).expect("starts");
+    assert_eq!(run(&mut sandbox, "echo a > f; cat f; ls /usr/bin | head -c1 | wc -c").exit_code, 0);
+    let out = run(&mut sandbox, "touch /usr/planted");
+    assert!(out.stderr.text().contains("Read-only file system"), "{}", out.stderr.text());
+    let report = sandbox.report();
+    assert_eq!(report.root, "fresh root, the host's /usr read-only");
+    assert!(report.notes.contains(&"no overlay: asked for by a test".to_owned()), "{report:?}");
+}

@@ -51,7 +51,9 @@ pub fn start(
 ) -> Result<Started> {
     let limits = Limits {
         memory_bytes: task.memory_bytes.or(defaults.memory_bytes),
+        cpus: task.cpus.or(defaults.cpus),
         file_bytes: task.storage_bytes.or(defaults.file_bytes),
+        disk_bytes: task.storage_bytes.or(defaults.disk_bytes),
         ..defaults.clone()
     };
     match host {
@@ -83,7 +85,6 @@ fn start_podman(
         image,
         network,
         limits,
-        cpus: task.cpus,
         env: task.env.clone(),
         workdir: task.workdir.clone(),
         build_timeout: task.build_timeout,
@@ -109,9 +110,6 @@ fn start_bwrap(
     let image = task.docker_image.as_ref().unwrap_or(&plan.from);
     if !image.is_empty() {
         notes.push(format!("the host's programs stand in for the image {image}"));
-    }
-    if let Some(cpus) = task.cpus {
-        notes.push(format!("cpus = {cpus} is not enforced: bwrap limits no processor time"));
     }
     let last_workdir = plan.steps.iter().rev().find_map(|step| match step {
         Step::Workdir(path) => Some(path.clone()),

@@ -54,7 +54,7 @@ pub struct Task {
     pub workdir: Option<String>,
     /// Memory for all processes.
     pub memory_bytes: Option<u64>,
-    /// Disk, which no sandbox here enforces but by file.
+    /// Disk.
     pub storage_bytes: Option<u64>,
     /// Processors.
     pub cpus: Option<u32>,

@@ -16,12 +16,17 @@ use super::copy::Root;
 use super::error::{Error, Result};
 use super::init::{Frame, Kind};
 use super::limits::Cgroups;
-use super::{CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, init, root};
+use super::{
+    CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, disk, init, root,
+    seccomp,
+};
 
-/// Joins the control groups, mounts the overlays, then becomes bwrap. Arguments: number of join
+/// Joins the control groups, mounts the overlays, then becomes bwrap, which has the filter of
+/// system calls as descriptor 9. Arguments: the filter's file or nothing, number of join
 /// files, the files, number of overlays, for each its lower folder and its own folder (with
 /// `upper`, `work`, `merged`), extra mount options, then bwrap's command line.
 const LAUNCH: &str = r#"set -e
+[ -z "$1" ] || exec 9< "$1"; shift
 n=$1; shift
 while [ "$n" -gt 0 ]; do echo $$ > "$1"; shift; n=$((n-1)); done
 n=$1; shift
@@ -89,9 +94,8 @@ impl Host {
             overlay_refusal: None,
         };
         if let Err(refusal) = host.try_out(scratch) {
-            host.system = SystemFolders::ReadOnly;
+            host = host.without_overlay(&refusal.to_string());
             host.try_out(scratch)?;
-            host.overlay_refusal = Some(refusal.to_string());
         }
         Ok(host)
     }
@@ -112,6 +116,14 @@ impl Host {
     #[must_use]
     pub fn overlay_refusal(&self) -> Option<&str> {
         self.overlay_refusal.as_deref()
+    }
+
+    /// Returns the same without overlays, for a reason that reports then give.
+    #[must_use]
+    pub fn without_overlay(mut self, reason: &str) -> Self {
+        self.system = SystemFolders::ReadOnly;
+        self.overlay_refusal = Some(reason.to_owned());
+        self
     }
 
     fn try_out(&self, scratch: &Path) -> Result<()> {
@@ -141,6 +153,7 @@ pub struct Bwrap {
     link: Link,
     root: Root,
     cgroups: Cgroups,
+    disk: disk::Watch,
     spec: Spec,
     report: Report,
     /// The number of the last command.
@@ -168,7 +181,8 @@ impl Bwrap {
         let cgroups = Cgroups::create(&name, &spec.limits);
         let (rlimits, limits) = cgroups.plan(&spec.limits);
         let (ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket"))?;
-        let mut command = launch(host, &spec, &cgroups, &rlimits)?;
+        let filter = write_filter(&spec.scratch)?;
+        let mut command = launch(host, &spec, filter.as_deref(), &cgroups, &rlimits)?;
         let child = command
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
@@ -177,10 +191,11 @@ impl Bwrap {
             .map_err(Error::io("start the sandbox"))?;
         // Dropped now, so that the socket closes when the sandbox dies.
         drop(command);
-        let report = report(host, limits);
+        let report = report(host, filter.is_some(), limits);
         let link = Link::new(ours)?;
+        let disk = disk::Watch::new(&spec.scratch, spec.limits.disk_bytes);
         let mut sandbox =
-            Self { child, link, root, cgroups, spec, report, command: 0, stopped: false };
+            Self { child, link, root, cgroups, disk, spec, report, command: 0, stopped: false };
         sandbox.wait_ready()?;
         if !outside {
             sandbox.make_workdir_inside()?;
@@ -245,6 +260,7 @@ impl Bwrap {
             let left = deadline.saturating_duration_since(Instant::now());
             self.hear(&mut run, left.clamp(Duration::from_millis(1), POLL))?;
             self.escalate(&mut run, deadline)?;
+            self.check_disk(&mut run)?;
         }
         let drained = Instant::now() + DRAIN_MAX;
         while run.open > 0 && Instant::now() < drained {
@@ -287,6 +303,15 @@ impl Bwrap {
             run.stage = next;
         }
         Ok(())
+    }
+
+    /// Kills everything once the files take too much, and tells who reads the command's output.
+    fn check_disk(&mut self, run: &mut Running) -> Result<()> {
+        let Some(limit) = self.disk.exceeded() else { return Ok(()) };
+        let limit = crate::units::bytes(limit);
+        let text = format!("tmax-ckpt: killed: the files here take more than {limit}\n");
+        run.stderr.push(text.as_bytes());
+        self.send(Kind::KillAll, b"")
     }
 
     fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
@@ -434,13 +459,20 @@ impl Drop for Bwrap {
 }
 
 /// Builds the command line: unshare the mounts, then [`LAUNCH`], then bwrap.
-fn launch(host: &Host, spec: &Spec, cgroups: &Cgroups, rlimits: &[String]) -> Result<Command> {
+fn launch(
+    host: &Host,
+    spec: &Spec,
+    filter: Option<&Path>,
+    cgroups: &Cgroups,
+    rlimits: &[String],
+) -> Result<Command> {
     let root = rustix::process::geteuid().is_root();
     let mut command = Command::new("unshare");
     if !root {
         command.args(["--user", "--map-root-user"]);
     }
     command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c", LAUNCH, "sh"]);
+    command.arg(filter.unwrap_or(Path::new("")));
     let join = cgroups.join_files();
     command.arg(join.len().to_string()).args(join);
     let overlays = match host.system {
@@ -452,10 +484,21 @@ fn launch(host: &Host, spec: &Spec, cgroups: &Cgroups, rlimits: &[String]) -> Re
         command.arg(lower).arg(own).arg(if root { "" } else { ",userxattr" });
     }
     command.arg("bwrap").args(bwrap_args(host, spec, &overlays));
+    if filter.is_some() {
+        command.args(["--seccomp", "9"]);
+    }
     command.arg("--").arg("/run/tmax-init").arg(init::ARGUMENT).args(rlimits);
     command.args(["core=0", "nofile=20000"]);
     command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     Ok(command)
+}
+
+/// Writes the filter of system calls where bwrap can read it.
+fn write_filter(scratch: &Path) -> Result<Option<PathBuf>> {
+    let Some(filter) = seccomp::filter() else { return Ok(None) };
+    let path = scratch.join("seccomp.bpf");
+    root::put(&path, &filter).map_err(Error::io("write the filter of system calls"))?;
+    Ok(Some(path))
 }
 
 /// Makes the folders of the overlays, one for each system folder that is not a link.
@@ -539,8 +582,13 @@ fn bwrap_args(host: &Host, spec: &Spec, overlays: &[(PathBuf, PathBuf)]) -> Vec<
     args
 }
 
-fn report(host: &Host, limits: Vec<super::Enforced>) -> Report {
+fn report(host: &Host, filtered: bool, limits: Vec<super::Enforced>) -> Report {
     let mut notes = vec!["shares the host's kernel and programs".to_owned()];
+    notes.push(if filtered {
+        format!("{} system calls are refused", seccomp::DENIED.len() + seccomp::DENIED_HERE.len())
+    } else {
+        "no system calls are refused: no filter is known for this processor".into()
+    });
     notes.extend(host.overlay_refusal.iter().map(|why| format!("no overlay: {why}")));
     Report {
         kind: host.version.clone(),

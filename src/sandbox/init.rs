@@ -41,6 +41,8 @@ pub(super) enum Kind {
     Term = b't',
     /// To the sandbox: SIGKILL to the command's process group.
     Kill = b'k',
+    /// To the sandbox: SIGKILL to every process.
+    KillAll = b'a',
     /// To the sandbox: no more output of earlier commands is wanted.
     Forget = b'g',
     /// To the host: the sandbox is up.
@@ -57,8 +59,8 @@ pub(super) enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Err, Exit, Fail, Forget, Kill, Out, Ready, Run, Term};
-        [Run, Term, Kill, Forget, Ready, Out, Err, Exit, Fail]
+        use Kind::{Err, Exit, Fail, Forget, Kill, KillAll, Out, Ready, Run, Term};
+        [Run, Term, Kill, KillAll, Forget, Ready, Out, Err, Exit, Fail]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -180,6 +182,8 @@ fn obey(shared: &Arc<Shared>, frame: &Frame, spawned: &mpsc::Sender<()>) {
         }
         Kind::Term => signal(shared, Signal::TERM),
         Kind::Kill => signal(shared, Signal::KILL),
+        // kill(-1): reaches all but its sender, process 1; fails when nobody else is there.
+        Kind::KillAll => drop(rustix::process::kill_process_group(Pid::INIT, Signal::KILL)),
         _ => shared.wanted.store(0, Ordering::SeqCst),
     }
 }

@@ -15,8 +15,12 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Processes and threads together.
     pub pids: Option<u64>,
+    /// Processors' worth of time for all processes together.
+    pub cpus: Option<u32>,
     /// Size of one file.
     pub file_bytes: Option<u64>,
+    /// Size of all files together.
+    pub disk_bytes: Option<u64>,
     /// What is kept of one command's output.
     pub output_bytes: usize,
 }
@@ -26,7 +30,9 @@ impl Default for Limits {
         Self {
             memory_bytes: Some(4 << 30),
             pids: Some(1024),
+            cpus: None,
             file_bytes: Some(10 << 30),
+            disk_bytes: Some(10 << 30),
             output_bytes: 16 << 20,
         }
     }
@@ -35,7 +41,7 @@ impl Default for Limits {
 /// One limit and what enforces it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Enforced {
-    /// `memory_bytes`, `pids`, `file_bytes`, `output_bytes`, `time`.
+    /// `memory_bytes`, `pids`, `cpus`, `file_bytes`, `disk_bytes`, `output_bytes`, `time`.
     pub limit: String,
     /// What was asked for; 0 stands for each command's own.
     pub value: u64,
@@ -55,9 +61,13 @@ pub struct Cgroups {
     dirs: Vec<PathBuf>,
     memory: Option<&'static str>,
     pids: Option<&'static str>,
+    cpus: Option<&'static str>,
 }
 
 const MOUNT: &str = "/sys/fs/cgroup";
+
+/// Of processor time, in microseconds: the kernel's default.
+const CPU_PERIOD: u64 = 100_000;
 
 /// What the names of groups begin with; the process id follows.
 pub(super) const PREFIX: &str = "tmax-ckpt-";
@@ -67,27 +77,38 @@ impl Cgroups {
     #[must_use]
     pub fn create(name: &str, limits: &Limits) -> Self {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let mut groups = Self::default();
         // Once is enough: this run removes its own.
         static SWEEP: std::sync::Once = std::sync::Once::new();
         SWEEP.call_once(|| sweep(&own));
-        if Path::new(MOUNT).join("cgroup.controllers").exists() {
-            groups.create_v2(&own, name, limits);
+        Self::create_below(Path::new(MOUNT), &own, name, limits)
+    }
+
+    /// As [`Cgroups::create`], where `mount` is and `own` says.
+    fn create_below(mount: &Path, own: &str, name: &str, limits: &Limits) -> Self {
+        let mut groups = Self::default();
+        if mount.join("cgroup.controllers").exists() {
+            groups.create_v2(mount, own, name, limits);
         } else {
-            groups.create_v1(&own, name, limits);
+            groups.create_v1(mount, own, name, limits);
         }
         groups
     }
 
-    fn create_v2(&mut self, own: &str, name: &str, limits: &Limits) {
+    fn create_v2(&mut self, mount: &Path, own: &str, name: &str, limits: &Limits) {
         let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return };
-        let parent = Path::new(MOUNT).join(path);
-        // Refused while the parent holds processes of its own; the files below then are absent.
-        let _ = put(&parent.join("cgroup.subtree_control"), "+memory +pids");
-        let dir = parent.join(name);
-        if std::fs::create_dir(&dir).is_err() {
-            return;
+        let parent = mount.join(path);
+        for controller in ["+memory", "+pids", "+cpu"] {
+            // Refused while the parent holds processes of its own; the files below then are absent.
+            let _ = put(&parent.join("cgroup.subtree_control"), controller);
         }
+        let dir = parent.join(name);
+        if std::fs::create_dir(&dir).is_ok() {
+            self.fill_v2(dir, limits);
+        }
+    }
+
+    /// Writes the limits into a new group of version 2.
+    fn fill_v2(&mut self, dir: PathBuf, limits: &Limits) {
         if let Some(bytes) = limits.memory_bytes
             && put(&dir.join("memory.max"), &bytes.to_string()).is_ok()
         {
@@ -99,12 +120,17 @@ impl Cgroups {
         {
             self.pids = Some("cgroup v2");
         }
+        if let Some(cpus) = limits.cpus
+            && put(&dir.join("cpu.max"), &format!("{} {CPU_PERIOD}", quota(cpus))).is_ok()
+        {
+            self.cpus = Some("cgroup v2");
+        }
         self.dirs.push(dir);
     }
 
-    fn create_v1(&mut self, own: &str, name: &str, limits: &Limits) {
+    fn create_v1(&mut self, mount: &Path, own: &str, name: &str, limits: &Limits) {
         if let Some(bytes) = limits.memory_bytes
-            && let Some(dir) = v1_dir(own, "memory", name)
+            && let Some(dir) = v1_dir(mount, own, "memory", name)
         {
             let set = put(&dir.join("memory.limit_in_bytes"), &bytes.to_string());
             // Absent where swap is not accounted.
@@ -113,10 +139,17 @@ impl Cgroups {
             self.dirs.push(dir);
         }
         if let Some(pids) = limits.pids
-            && let Some(dir) = v1_dir(own, "pids", name)
+            && let Some(dir) = v1_dir(mount, own, "pids", name)
         {
             self.pids =
                 put(&dir.join("pids.max"), &pids.to_string()).is_ok().then_some("cgroup v1");
+            self.dirs.push(dir);
+        }
+        if let Some(cpus) = limits.cpus
+            && let Some(dir) = v1_dir(mount, own, "cpu", name)
+        {
+            let set = put(&dir.join("cpu.cfs_quota_us"), &quota(cpus).to_string());
+            self.cpus = set.is_ok().then_some("cgroup v1");
             self.dirs.push(dir);
         }
     }
@@ -146,6 +179,14 @@ impl Cgroups {
         if let Some(pids) = limits.pids {
             let by = self.pids.map_or_else(|| nproc(pids, &mut args), str::to_owned);
             enforced.push(Enforced::new("pids", pids, by));
+        }
+        if let Some(cpus) = limits.cpus {
+            let by = self.cpus.unwrap_or("nothing: no writable cpu control group");
+            enforced.push(Enforced::new("cpus", cpus.into(), by));
+        }
+        if let Some(bytes) = limits.disk_bytes {
+            let by = format!("tmax-ckpt, measured every {} s", super::disk::EVERY.as_secs());
+            enforced.push(Enforced::new("disk_bytes", bytes, by));
         }
         if let Some(bytes) = limits.file_bytes {
             args.push(format!("fsize={bytes}"));
@@ -212,14 +253,19 @@ fn nproc(pids: u64, args: &mut Vec<String>) -> String {
     "rlimit nproc, each user namespace".into()
 }
 
-fn v1_dir(own: &str, controller: &str, name: &str) -> Option<PathBuf> {
+/// Returns microseconds of processor time in a period.
+fn quota(cpus: u32) -> u64 {
+    u64::from(cpus) * CPU_PERIOD
+}
+
+fn v1_dir(mount: &Path, own: &str, controller: &str, name: &str) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let controllers = parts.next()?;
         let path = parts.next()?;
         controllers.split(',').any(|c| c == controller).then_some(path)
     })?;
-    let dir = Path::new(MOUNT).join(controller).join(path.trim_start_matches('/')).join(name);
+    let dir = mount.join(controller).join(path.trim_start_matches('/')).join(name);
     std::fs::create_dir(&dir).ok()?;
     Some(dir)
 }
@@ -232,7 +278,78 @@ fn put(path: &Path, text: &str) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cgroups, Limits, PREFIX, sweep};
+    use std::path::Path;
+
+    use super::{Cgroups, Enforced, Limits, PREFIX, sweep};
+
+    fn limits() -> Limits {
+        Limits { cpus: Some(2), ..Limits::default() }
+    }
+
+    fn by<'a>(enforced: &'a [Enforced], limit: &str) -> &'a str {
+        &enforced.iter().find(|l| l.limit == limit).expect("is reported").by
+    }
+
+    #[test]
+    fn a_group_of_version_2_gets_every_limit() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        // The kernel makes these with the group.
+        for file in ["memory.max", "memory.swap.max", "pids.max", "cpu.max"] {
+            crate::fsio::write_atomic(&dir.path().join(file), b"").expect("writes");
+        }
+        let mut groups = Cgroups::default();
+        groups.fill_v2(dir.path().to_owned(), &limits());
+        let read = |file| std::fs::read_to_string(dir.path().join(file)).expect("reads");
+        assert_eq!(read("memory.max"), (4_u64 << 30).to_string());
+        assert_eq!((read("memory.swap.max"), read("pids.max")), ("0".into(), "1024".into()));
+        assert_eq!(read("cpu.max"), "200000 100000");
+        let (args, enforced) = groups.plan(&limits());
+        for limit in ["memory_bytes", "pids", "cpus"] {
+            assert_eq!(by(&enforced, limit), "cgroup v2");
+        }
+        assert_eq!(args, [format!("fsize={}", 10_u64 << 30)]);
+        assert_eq!(groups.join_files(), [dir.path().join("cgroup.procs")]);
+    }
+
+    #[test]
+    fn without_controllers_resource_limits_stand_in_and_are_named() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let mount = dir.path();
+        let own = "0::/here\n";
+        std::fs::create_dir(mount.join("here")).expect("makes");
+        // No control groups at all; then version 2 where nothing is delegated.
+        for delegated in [false, true] {
+            if delegated {
+                crate::fsio::write_atomic(&mount.join("cgroup.controllers"), b"").expect("writes");
+            }
+            let mut groups = Cgroups::create_below(mount, own, "tmax-ckpt-1-1", &limits());
+            assert_eq!(groups.join_files().len(), usize::from(delegated));
+            let (args, enforced) = groups.plan(&limits());
+            assert_eq!(by(&enforced, "memory_bytes"), "rlimit as, each process");
+            assert!(args.contains(&format!("as={}", 4_u64 << 30)), "{args:?}");
+            assert!(
+                ["nothing: ", "rlimit nproc"].iter().any(|b| by(&enforced, "pids").starts_with(b))
+            );
+            assert!(by(&enforced, "cpus").starts_with("nothing: "));
+            groups.remove().expect("removes");
+            assert!(!mount.join("here/tmax-ckpt-1-1").exists());
+        }
+    }
+
+    #[test]
+    fn groups_of_version_1_lie_below_each_controller() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let own = "5:memory:/a\n4:cpu,cpuacct:/b\n3:pids:/c\n";
+        for parent in ["memory/a", "cpu/b", "pids/c"] {
+            std::fs::create_dir_all(dir.path().join(parent)).expect("makes");
+        }
+        let mut groups = Cgroups::create_below(dir.path(), own, "x", &limits());
+        let wanted = ["memory/a/x", "pids/c/x", "cpu/b/x"].map(|d| dir.path().join(d));
+        assert_eq!(groups.dirs, wanted);
+        assert!(wanted.iter().all(|d| Path::new(d).is_dir()));
+        groups.remove().expect("removes");
+        assert!(!wanted.iter().any(|d| d.exists()));
+    }
 
     /// A group named after a dead process goes, one named after a living process stays.
     #[test]

@@ -7,12 +7,14 @@
 pub mod bwrap;
 pub mod check;
 mod copy;
+mod disk;
 pub mod error;
 pub mod init;
 pub mod limits;
 pub mod output;
 pub mod podman;
 mod root;
+pub mod seccomp;
 
 use std::path::Path;
 use std::time::Duration;

@@ -48,8 +48,6 @@ pub struct Spec {
     pub network: Network,
     /// Its limits.
     pub limits: Limits,
-    /// Processors, if limited.
-    pub cpus: Option<u32>,
     /// Variables of every command.
     pub env: Vec<(String, String)>,
     /// The folder in which commands run; the image's own if `None`.
@@ -119,7 +117,7 @@ impl Host {
         let tree = scratch.join("podman-root");
         root::build(&tree)?;
         let mut command = self.command(&["run", "--rm", "--network", "none"]);
-        limit_args(&mut command, self, &Limits::default(), None);
+        limit_args(&mut command, self, &Limits::default());
         for folder in super::bwrap::system_folders() {
             command.arg("--volume").arg(format!("{0}:{0}:ro", folder.display()));
         }
@@ -135,7 +133,7 @@ impl Host {
     /// Returns what enforces the default limits.
     #[must_use]
     pub fn limits(&self) -> Vec<Enforced> {
-        limit_args(&mut Command::new("podman"), self, &Limits::default(), None)
+        limit_args(&mut Command::new("podman"), self, &Limits::default())
     }
 
     /// Who enforces a limit of control groups, or why nobody does.
@@ -187,7 +185,7 @@ impl Podman {
         let image = ensure_image(host, &spec)?;
         let name = format!("tmax-ckpt-{}-{}", std::process::id(), super::bwrap::serial());
         let mut command = host.command(&["run", "--detach", "--rm", "--init", "--name", &name]);
-        let limits = limit_args(&mut command, host, &spec.limits, spec.cpus);
+        let limits = limit_args(&mut command, host, &spec.limits);
         command.args(["--security-opt", "no-new-privileges", "--entrypoint", "sleep"]);
         if spec.network == Network::None {
             command.args(["--network", "none"]);
@@ -318,12 +316,7 @@ impl Drop for Podman {
 }
 
 /// Adds the limits to a command line; returns what enforces each.
-fn limit_args(
-    command: &mut Command,
-    host: &Host,
-    limits: &Limits,
-    cpus: Option<u32>,
-) -> Vec<Enforced> {
+fn limit_args(command: &mut Command, host: &Host, limits: &Limits) -> Vec<Enforced> {
     let mut enforced = Vec::new();
     if let Some(bytes) = limits.memory_bytes {
         let by = match host.controller("memory") {
@@ -341,7 +334,7 @@ fn limit_args(
     }
     for (limit, option, controller, value) in [
         ("pids", "--pids-limit", "pids", limits.pids),
-        ("cpus", "--cpus", "cpu", cpus.map(u64::from)),
+        ("cpus", "--cpus", "cpu", limits.cpus.map(u64::from)),
     ] {
         let Some(value) = value else { continue };
         let by = host.controller(controller).map(|by| {
@@ -358,6 +351,10 @@ fn limit_args(
     if let Some(bytes) = limits.file_bytes {
         ulimit(command, "fsize", Resource::Fsize, bytes);
         enforced.push(Enforced::new("file_bytes", bytes, "rlimit fsize, each file"));
+    }
+    if let Some(bytes) = limits.disk_bytes {
+        let by = "nothing: podman's storage has no quota of its own";
+        enforced.push(Enforced::new("disk_bytes", bytes, by));
     }
     enforced.push(Enforced::new("output_bytes", limits.output_bytes as u64, "tmax-ckpt"));
     enforced.push(Enforced::new("time", 0, "timeout(1), each command"));
@@ -487,7 +484,8 @@ mod tests {
     fn by(info: &str) -> (Vec<String>, Vec<String>) {
         let host = Host::read(info, || true);
         let mut command = Command::new("podman");
-        let enforced = limit_args(&mut command, &host, &Limits::default(), Some(2));
+        let enforced =
+            limit_args(&mut command, &host, &Limits { cpus: Some(2), ..Limits::default() });
         let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
         (args, enforced.into_iter().map(|limit| limit.by).collect())
     }

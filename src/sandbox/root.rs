@@ -101,15 +101,15 @@ fn build_etc(etc: &Path) -> std::io::Result<()> {
         ("hostname", "sandbox\n"),
         ("resolv.conf", ""),
     ] {
-        put(&etc.join(name), text)?;
+        put(&etc.join(name), text.as_bytes())?;
     }
     Ok(())
 }
 
 /// Writes a small file of a tree that nobody reads before it is complete.
-fn put(path: &Path, text: &str) -> std::io::Result<()> {
+pub(super) fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
-    std::fs::File::options().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
+    std::fs::File::options().write(true).create_new(true).open(path)?.write_all(bytes)
 }
 
 /// Removes a tree in which what ran may have taken permissions away.
