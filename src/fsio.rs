@@ -35,6 +35,12 @@ pub enum Error {
         /// The cap.
         cap_bytes: u64,
     },
+    /// A pipe, a device or a socket where a file is wanted.
+    #[error("{} is not a regular file", path.display())]
+    NotRegular {
+        /// What was named.
+        path: PathBuf,
+    },
     /// The file system lacks room for what is to be written.
     #[error(
         "{} has {} free, {} are needed",
@@ -68,7 +74,7 @@ impl Diagnose for Error {
                 io::ErrorKind::PermissionDenied => Kind::Auth,
                 _ => Kind::Usage,
             },
-            Self::TooLarge { .. } => Kind::BadData,
+            Self::TooLarge { .. } | Self::NotRegular { .. } => Kind::BadData,
             Self::NoSpace { .. } => Kind::Resources,
         }
     }
@@ -86,6 +92,9 @@ impl Diagnose for Error {
                 _ => vec![format!("check {} and its file system", path.display())],
             },
             Self::TooLarge { .. } => vec!["the file is damaged or not what its name says".into()],
+            Self::NotRegular { path } => {
+                vec![format!("put the file itself at {}, no pipe or device", path.display())]
+            }
             Self::NoSpace { path, .. } => {
                 vec![format!("free some space on the file system of {}", path.display())]
             }
@@ -96,26 +105,39 @@ impl Diagnose for Error {
 /// The result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Opens a file for reading, which must be one: a pipe would wait for somebody to write, and a
+/// device has no end.
+///
+/// # Errors
+/// [`Error::NotRegular`], [`Error::Io`], also for a folder.
+pub fn open_regular(path: &Path) -> Result<(File, std::fs::Metadata)> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // Opening a pipe waits, save with this flag, which means nothing to a regular file.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(Error::io("open", path))?;
+    let meta = file.metadata().map_err(Error::io("stat", path))?;
+    if meta.is_dir() {
+        return Err(Error::io("read", path)(io::ErrorKind::IsADirectory.into()));
+    }
+    if !meta.is_file() {
+        return Err(Error::NotRegular { path: path.to_owned() });
+    }
+    Ok((file, meta))
+}
+
 /// Reads a whole file of at most `cap_bytes`.
 ///
 /// # Errors
-/// [`Error::TooLarge`] before reading; [`Error::Io`].
+/// [`Error::TooLarge`] before reading; [`Error::NotRegular`]; [`Error::Io`].
 pub fn read_capped(path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let meta = file.metadata().map_err(Error::io("stat", path))?;
-    if meta.is_dir() {
-        return Err(Error::Io {
-            action: "read",
-            path: path.to_owned(),
-            source: io::ErrorKind::IsADirectory.into(),
-        });
-    }
+    let (file, meta) = open_regular(path)?;
     if meta.len() > cap_bytes {
         let len_bytes = meta.len();
         return Err(Error::TooLarge { path: path.to_owned(), len_bytes, cap_bytes });
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
-    // A growing file or a device could pass the check above: cap the read too.
+    // A growing file could pass the check above: cap the read too.
     file.take(cap_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     let len_bytes = bytes.len() as u64;
     if len_bytes > cap_bytes {
@@ -160,10 +182,10 @@ impl Mapped {
     /// Maps `path`. An empty file maps to an empty slice.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::NotRegular`], [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let len = file.metadata().map_err(Error::io("stat", path))?.len();
+        let (file, meta) = open_regular(path)?;
+        let len = meta.len();
         let map = if len == 0 {
             None
         } else {
@@ -627,8 +649,22 @@ mod tests {
     use std::io::Write as _;
 
     use super::{
-        AtomicFile, Error, ResumableFile, Stretch, copy_range, holds, read_capped, write_atomic,
+        AtomicFile, Error, Mapped, ResumableFile, Stretch, copy_range, holds, read_capped,
+        write_atomic,
     };
+
+    #[test]
+    fn pipes_and_devices_are_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let pipe = dir.path().join("config.json");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("makes a pipe");
+        for path in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
+            assert!(matches!(read_capped(path, 100), Err(Error::NotRegular { .. })), "{path:?}");
+            assert!(matches!(Mapped::open(path), Err(Error::NotRegular { .. })), "{path:?}");
+        }
+    }
 
     #[test]
     fn nothing_has_its_name_before_commit() {

@@ -88,3 +88,47 @@ fn every_broken_input_is_answered_as_expected() {
     let wrong: Vec<String> = cases.iter().flat_map(|case| check(&root, case)).collect();
     assert!(wrong.is_empty(), "{} answers are wrong:\n\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// Pipes cannot be in git; each is laid in the place of a file of a sound checkpoint.
+#[test]
+fn pipes_in_the_place_of_files_are_refused_and_not_waited_for() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-raw/step_600");
+    for (name, command) in [
+        ("config.json", "inspect"),
+        ("config.json", "verify"),
+        ("model.safetensors", "inspect"),
+        ("model.safetensors", "verify"),
+        ("tokenizer.json", "verify"),
+        ("SHA256SUMS", "verify"),
+        ("m.gguf", "inspect"),
+    ] {
+        let home = tempfile::tempdir().expect("a temp dir");
+        let folder = home.path().join("c");
+        copy_folder(&fixture, &folder);
+        let pipe = folder.join(name);
+        let _ = std::fs::remove_file(&pipe);
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("makes a pipe");
+        let what = if name == "m.gguf" { "c/m.gguf" } else { "./c" };
+        let mut child = binary(home.path())
+            .args([command, what])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let start = Instant::now();
+        while child.try_wait().expect("waits").is_none() {
+            if start.elapsed() > TIME_MAX {
+                child.kill().expect("kills");
+                panic!("{command} waits for the pipe {name}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let output = child.wait_with_output().expect("ends");
+        let words = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 6)), "{command} {name}: {words}");
+        assert!(words.contains("not a regular file"), "{command} {name}: {words}");
+        assert!(words.contains("help: "), "{command} {name}: {words}");
+    }
+}

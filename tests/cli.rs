@@ -168,10 +168,33 @@ fn nothing_coloured_goes_into_a_pipe_unless_forced() {
 
 #[test]
 fn every_shell_has_completions_and_every_command_a_page() {
-    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+    let command = tmax_ckpt::cli::args::command();
+    let commands: Vec<_> = command.get_subcommands().filter(|sub| !sub.is_hide_set()).collect();
+    assert!(commands.len() >= 14, "{}", commands.len());
+    for (shell, marker) in [
+        ("bash", "complete -F _tmax-ckpt"),
+        ("elvish", "set edit:completion:arg-completer[tmax-ckpt]"),
+        ("fish", "complete -c tmax-ckpt"),
+        ("powershell", "Register-ArgumentCompleter"),
+        ("zsh", "#compdef tmax-ckpt"),
+    ] {
         let (output, _home) = run_with(&["completions", shell], &[]);
-        assert!(String::from_utf8_lossy(&output.stdout).contains("tmax-ckpt"), "{shell}");
+        assert!(output.status.success(), "{output:?}");
+        let script = String::from_utf8_lossy(&output.stdout);
+        assert!(script.contains(marker), "{shell} has no `{marker}`");
+        for sub in &commands {
+            assert!(script.contains(sub.get_name()), "{shell} does not know {}", sub.get_name());
+        }
+        assert!(script.contains("--temperature") && script.contains("--outtype"), "{shell}");
     }
+    // The shell that runs on every machine takes it, and completes a command by it.
+    let (output, home) = run_with(&["completions", "bash"], &[]);
+    std::fs::write(home.path().join("c.bash"), &output.stdout).expect("writes");
+    let script = "source ./c.bash && COMP_WORDS=(tmax-ckpt sel) COMP_CWORD=1 \
+        && _tmax-ckpt tmax-ckpt sel tmax-ckpt && echo ${COMPREPLY[*]}";
+    let bash = Command::new("bash").args(["-c", script]).current_dir(home.path()).output();
+    let bash = bash.expect("runs");
+    assert_eq!(String::from_utf8_lossy(&bash.stdout), "select\n", "{bash:?}");
     let (output, home) = run_with(&["man", "pages"], &[]);
     assert!(output.status.success(), "{output:?}");
     let page = std::fs::read_to_string(home.path().join("pages/tmax-ckpt-config-show.1"));
@@ -183,6 +206,15 @@ fn doctor_works_offline_on_a_bare_machine() {
     let (output, _home) = run_with(&["doctor", "--offline", "--json"], &[]);
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(document["schema"], "tmax-ckpt.doctor/1");
-    let names: Vec<_> = document["checks"].as_array().expect("a list").iter().collect();
-    assert!(names.iter().all(|check| check["status"] == "ok" || check["help"][0].is_string()));
+    let checks = document["checks"].as_array().expect("a list");
+    let names: Vec<_> = checks.iter().filter_map(|check| check["name"].as_str()).collect();
+    for wanted in ["hub", "cache", "bwrap", "podman"] {
+        assert!(names.contains(&wanted), "no check of {wanted}: {names:?}");
+    }
+    assert!(checks.iter().all(|check| check["found"].as_str().is_some_and(|d| !d.is_empty())));
+    let failed = checks.iter().filter(|check| check["status"] == "fail").count();
+    assert_eq!(output.status.code(), Some(i32::from(failed > 0)), "{document}");
+    for check in checks.iter().filter(|check| check["status"] != "ok") {
+        assert!(check["help"][0].is_string(), "{check}");
+    }
 }

@@ -8,6 +8,8 @@ use tmax_ckpt::hub::{
 };
 use tmax_ckpt::progress::{Cancel, silent};
 
+use crate::need::{Need, skip};
+
 /// Stops the server when the test ends, however it ends.
 struct Local {
     port: String,
@@ -44,7 +46,7 @@ fn has_nginx() -> bool {
 #[test]
 fn steps_from_nginx_are_right_in_several_ranges() {
     if !has_nginx() {
-        eprintln!("SKIPPED: nginx is not installed (apt-get install nginx-light)");
+        skip(&Need::Nginx, "apt-get install nginx-light");
         return;
     }
     let dir = tempfile::tempdir().expect("a temp dir");
@@ -93,7 +95,7 @@ fn steps_from_nginx_are_right_in_several_ranges() {
 #[test]
 fn tasks_from_a_dataset_repository_are_solved_by_their_oracles() {
     if !has_nginx() {
-        eprintln!("SKIPPED: nginx is not installed (apt-get install nginx-light)");
+        skip(&Need::Nginx, "apt-get install nginx-light");
         return;
     }
     let dir = tempfile::tempdir().expect("a temp dir");

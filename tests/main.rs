@@ -23,6 +23,7 @@ mod hub_tasks;
 mod inspect;
 mod killed;
 mod mutate;
+mod need;
 mod sandbox;
 mod schemas;
 mod score;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::need::{Need, skip};
 use tmax_ckpt::sandbox::bwrap::{Bwrap, Host, Spec};
 use tmax_ckpt::sandbox::{CancelFlag, Error, ExecOutput, ExecRequest, Limits, Sandbox};
 
@@ -11,7 +12,7 @@ pub fn host(scratch: &Path) -> Option<Host> {
     match Host::probe(Path::new(env!("CARGO_BIN_EXE_tmax-ckpt")), scratch) {
         Ok(host) => Some(host),
         Err(error) => {
-            eprintln!("SKIPPED: no bwrap sandbox here: {error}");
+            skip(&Need::Bwrap, &error.to_string());
             None
         }
     }

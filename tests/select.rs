@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tmax_ckpt::cli::jobs;
+use tmax_ckpt::harness::jobs;
 use tmax_ckpt::select::estimate::{cells, difference, estimate, pass_at_k};
 
 /// Returns the folder of real jobs, or says that the test is skipped.

@@ -22,7 +22,6 @@ pub mod inspect;
 mod inspect_gguf;
 mod inspect_remote;
 mod inspect_stats;
-pub mod jobs;
 pub mod logprobs;
 pub mod man;
 pub mod outcome;

@@ -8,12 +8,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
-use super::jobs::JobError;
+
 use super::outcome::{Document, Outcome};
 use super::scoring::{Candidates, EngineArgs, Model, ScoringArgs, with_job_help};
 use crate::error::Result;
 use crate::harness::import::{self, Imported, StepSummary};
 use crate::harness::job::{Candidate, Job, Who};
+use crate::harness::jobs::JobError;
 use crate::harness::record::TrialRecord;
 use crate::harness::trial::Trial;
 use crate::units::plural;

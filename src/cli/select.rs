@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::jobs::{self, Records, Source};
 use super::outcome::{self, Outcome};
 use super::scoring::{Candidates, EngineArgs, Identified, Model, ScoringArgs, identified};
 use super::select_nll::{self, Measured};
 use super::select_run::{self, AllocationChoice, Plan, Ran};
 use super::{select_plan, select_text};
 use crate::error::Result;
+use crate::harness::jobs::{self, Records, Source};
 use crate::report::{self, Provenance};
 use crate::select::allocate::Budget;
 use crate::select::stop::TieRule;

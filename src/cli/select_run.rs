@@ -6,10 +6,10 @@ use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 
 use super::context::Context;
-use super::jobs::{self, Records, Source, attempt};
 use super::scoring::{Candidates, Model, ScoringArgs, with_job_help};
 use crate::error::Result;
 use crate::harness::job::{Candidate, Job};
+use crate::harness::jobs::{Records, Source, attempt};
 use crate::harness::record::TrialRecord;
 use crate::harness::trial::Trial;
 use crate::select::allocate::{Allocation, Allocator, Ask, Budget, Spent};
@@ -292,7 +292,7 @@ impl<'a> Run<'a> {
                 model: Some(format!("{}@{}", candidate.repository, candidate.commit)),
                 agent: Some(candidate.who.word().to_owned()),
                 trials: *trials,
-                sha256: jobs::hex(hash),
+                sha256: crate::units::hex(&hash.finalize()),
             })
             .collect();
         let table = self.table.tried()?;

@@ -33,6 +33,6 @@ pub const NAME_LEN_LIMIT: usize = 64;
 pub fn is_gguf(path: &std::path::Path) -> bool {
     use std::io::Read as _;
     let mut start = [0; MAGIC.len()];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == *MAGIC
+    let Ok((mut file, _)) = crate::fsio::open_regular(path) else { return false };
+    file.read_exact(&mut start).is_ok() && start == *MAGIC
 }

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 /// Returns the hash of `bytes`.
 #[must_use]
 pub fn hex(bytes: impl AsRef<[u8]>) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    crate::units::hex(&Sha256::digest(bytes))
 }
 
 /// Returns the hash of a JSON value as it is written without spaces, keys in their order.

@@ -11,6 +11,7 @@ pub mod environment;
 pub mod error;
 pub mod import;
 pub mod job;
+pub mod jobs;
 mod log;
 pub mod prompts;
 pub mod record;

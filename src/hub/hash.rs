@@ -31,7 +31,7 @@ impl Hash {
             Self::Sha256(bytes) => bytes,
             Self::GitSha1(bytes) => bytes,
         };
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::units::hex(bytes)
     }
 
     /// Returns a hasher of the same kind, for content of `size` bytes.

@@ -7,7 +7,6 @@
 //! already there is compared likewise and left alone: right, or refused.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -345,7 +344,7 @@ impl<'a> FileWriter<'a> {
             at += chunk.len() as u64;
             self.done(chunk.len())?;
         }
-        Ok(hex(&hasher.finalize()))
+        Ok(crate::units::hex(&hasher.finalize()))
     }
 
     fn cast(&self, tensor: &OutputTensor, start: u64) -> Result<String> {
@@ -374,7 +373,7 @@ impl<'a> FileWriter<'a> {
             at += narrow.len() as u64;
             self.done(narrow.len())?;
         }
-        Ok(hex(&hasher.finalize()))
+        Ok(crate::units::hex(&hasher.finalize()))
     }
 
     /// Says whether the bytes are there already and need not be written.
@@ -404,14 +403,4 @@ impl<'a> FileWriter<'a> {
     fn at(&self, offset: u64) -> Stretch<'_> {
         Stretch { file: &self.output, offset }
     }
-}
-
-/// Returns bytes as lower-case hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    let mut text = Vec::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("writing to memory cannot fail");
-    }
-    String::from_utf8(text).expect("hexadecimal digits are ASCII")
 }

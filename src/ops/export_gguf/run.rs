@@ -54,8 +54,8 @@ pub fn check_outputs(plan: &Plan<'_>) -> Result<Vec<Output>> {
         if file.path.symlink_metadata().is_err() {
             return Ok(Output::Free);
         }
-        match File::open(&file.path) {
-            Ok(found) if holds_head(&found, file) => Ok(Output::Finished),
+        match fsio::open_regular(&file.path) {
+            Ok((found, _)) if holds_head(&found, file) => Ok(Output::Finished),
             _ => Err(OpError::OutputExists { path: file.path.clone() }.into()),
         }
     };
@@ -147,7 +147,7 @@ impl Work<'_> {
     /// Compares a finished file.
     fn compare(&self) -> Result<()> {
         let path = &self.planned.path;
-        let file = File::open(path).map_err(fsio::Error::io("open", path))?;
+        let (file, _) = fsio::open_regular(path)?;
         self.fill(&file, Goal::Compare)?;
         let mut end = self.planned.head.len() as u64;
         let ends = self.planned.tensors.iter().map(|t| (t.offset, t.spec.bytes()));

@@ -1,6 +1,5 @@
 //! Files against the hashes that the Hub or a `SHA256SUMS` file vouches for.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -10,8 +9,8 @@ use super::{Check, Finding, HashedFile, Report};
 use crate::error::Result;
 use crate::fsio;
 use crate::name::{escape, is_safe_relative_path};
-use crate::ops::assemble::hex;
 use crate::progress::{Progress, Unit};
+use crate::units::hex;
 
 const SUMS_FILE: &str = "SHA256SUMS";
 const SUMS_LEN_MAX: u64 = 1 << 20;
@@ -182,7 +181,7 @@ fn hash_file<D: sha2::Digest>(
     file: &ExpectedFile,
     progress: &dyn Progress,
 ) -> std::io::Result<String> {
-    let mut input = File::open(path)?;
+    let (mut input, _) = fsio::open_regular(path).map_err(std::io::Error::other)?;
     let mut hasher = D::new();
     hasher.update(head);
     let mut buffer = vec![0; CHUNK_BYTES];

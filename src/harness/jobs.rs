@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::import::{self, Found};
+use super::record::{self, TrialRecord};
 use crate::error::{Diagnose, Kind, Result};
-use crate::harness::import::{self, Found};
-use crate::harness::record::{self, TrialRecord};
 use crate::name::escape;
 use crate::select::records::{Attempt, Outcome, Table};
 
@@ -265,14 +265,8 @@ fn source(job: &Job) -> Source {
         model: first.and_then(|found| found.model.as_deref().map(escape)),
         agent: first.and_then(|found| found.agent.as_deref().map(escape)),
         trials: job.trials.len(),
-        sha256: hex(job.hash.clone()),
+        sha256: crate::units::hex(&job.hash.clone().finalize()),
     }
-}
-
-/// Returns the hash in hexadecimal.
-#[must_use]
-pub fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
