@@ -172,7 +172,7 @@ fn every_shell_has_completions_and_every_command_a_page() {
     let commands: Vec<_> = command.get_subcommands().filter(|sub| !sub.is_hide_set()).collect();
     assert!(commands.len() >= 14, "{}", commands.len());
     for (shell, marker) in [
-        ("bash", "complete -F _tmax-ckpt"),
+        ("bash", "complete -F _tmax__ckpt -o bashdefault -o default tmax-ckpt"),
         ("elvish", "set edit:completion:arg-completer[tmax-ckpt]"),
         ("fish", "complete -c tmax-ckpt"),
         ("powershell", "Register-ArgumentCompleter"),
@@ -191,7 +191,7 @@ fn every_shell_has_completions_and_every_command_a_page() {
     let (output, home) = run_with(&["completions", "bash"], &[]);
     std::fs::write(home.path().join("c.bash"), &output.stdout).expect("writes");
     let script = "source ./c.bash && COMP_WORDS=(tmax-ckpt sel) COMP_CWORD=1 \
-        && _tmax-ckpt tmax-ckpt sel tmax-ckpt && echo ${COMPREPLY[*]}";
+        && _tmax__ckpt tmax-ckpt sel tmax-ckpt && echo ${COMPREPLY[*]}";
     let bash = Command::new("bash").args(["-c", script]).current_dir(home.path()).output();
     let bash = bash.expect("runs");
     assert_eq!(String::from_utf8_lossy(&bash.stdout), "select\n", "{bash:?}");

@@ -64,7 +64,9 @@ pub(super) fn remaining_faults(dir: &Path, findings: &mut Vec<Finding>) {
         match ShardFile::open(&dir.join(&name)) {
             Ok(file) => headers.push((name, file.header)),
             Err(error) => {
-                let cause = error.causes().join(": ");
+                // A file that cannot be opened has no cause but itself.
+                let causes = error.causes();
+                let cause = if causes.is_empty() { error.to_string() } else { causes.join(": ") };
                 findings.push(Finding::error(Check::Files, escape(&name), cause));
             }
         }
