@@ -30,7 +30,7 @@ pub struct Prior {
 
 impl Default for Prior {
     fn default() -> Self {
-        Self { task_sd: 2.5, step_sd: 0.5, interaction_sd: 0.3, level_sd: 3.0 }
+        Self { task_sd: 2.5, step_sd: 0.35, interaction_sd: 0.3, level_sd: 3.0 }
     }
 }
 
