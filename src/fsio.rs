@@ -136,8 +136,22 @@ pub fn read_capped(path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
         let len_bytes = meta.len();
         return Err(Error::TooLarge { path: path.to_owned(), len_bytes, cap_bytes });
     }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    // A growing file could pass the check above: cap the read too.
+    // A growing file could pass the check above: the read is capped too.
+    read_at_most(file, path, cap_bytes)
+}
+
+/// Reads what the user named as input, at most `cap_bytes`: a file, or a pipe such as
+/// `/dev/stdin`, which is waited for.
+///
+/// # Errors
+/// [`Error::TooLarge`], [`Error::Io`].
+pub fn read_input(path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    read_at_most(file, path, cap_bytes)
+}
+
+fn read_at_most(file: File, path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     file.take(cap_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     let len_bytes = bytes.len() as u64;
     if len_bytes > cap_bytes {

@@ -1,7 +1,8 @@
 //! What `verify` and its neighbours say, as a user reads it.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 use tmax_ckpt::arch::{Namespace, Part};
@@ -187,6 +188,23 @@ fn quiet_prints_names_alone() {
     assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
     assert!(out(&doctor).lines().any(|line| line == "cache"), "{doctor:?}");
     assert!(out(&doctor).lines().all(|line| !line.contains(' ')), "{doctor:?}");
+}
+
+#[test]
+fn token_ids_may_come_from_a_pipe() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-raw/step_600");
+    std::fs::write(home.path().join("ids"), "5 6 7").expect("writes");
+    let ckpt = fixture.to_str().expect("UTF-8");
+    let sum = |ids: &str| {
+        let mut command = binary(home.path());
+        command.args(["logprobs", ckpt, "-q", "--token-ids", ids]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
+        child.stdin.take().expect("piped").write_all(b"5 6 7").expect("writes");
+        out(&child.wait_with_output().expect("ends"))
+    };
+    assert_ne!(sum("ids"), "");
+    assert_eq!(sum("/dev/stdin"), sum("ids"));
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn shortest(value: f32) -> f64 {
 }
 
 fn read_ids(path: &Path) -> Result<Vec<u32>> {
-    let bytes = fsio::read_capped(path, IDS_BYTES_MAX)?;
+    let bytes = fsio::read_input(path, IDS_BYTES_MAX)?;
     let text = String::from_utf8_lossy(&bytes);
     let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
     let words = text.split(separators).filter(|word| !word.is_empty());

@@ -50,7 +50,7 @@ impl Prompts {
     pub fn load(path: &Path) -> Result<Self> {
         let bad = |reason: String| Error::Prompts { path: path.to_owned(), reason };
         let read = |path: &Path| -> Result<String> {
-            let bytes = crate::fsio::read_capped(path, FILE_BYTES_MAX)?;
+            let bytes = crate::fsio::read_input(path, FILE_BYTES_MAX)?;
             String::from_utf8(bytes).map_err(|_| bad("not UTF-8".into()))
         };
         let sibling = path.with_file_name("tool_schemas.json");
