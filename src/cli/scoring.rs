@@ -62,7 +62,7 @@ impl EngineArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub struct ScoringArgs {
     /// A folder of tasks in Harbor's format, or one task; or a dataset repository of the Hub:
-    /// datasets/owner/name[@REV], hf://datasets/owner/name[@REV][/FOLDER]
+    /// datasets/owner/name, datasets/owner/name@REV or hf://datasets/owner/name@REV/FOLDER
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub tasks: String,
     /// Only these tasks of the folder; may be repeated
