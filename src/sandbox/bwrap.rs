@@ -22,18 +22,21 @@ use super::{
 };
 
 /// Joins the control groups, mounts the overlays, then becomes bwrap, which has the filter of
-/// system calls as descriptor 9. Arguments: the filter's file or nothing, number of join
+/// system calls as descriptor 9. The kernel lets a process into a group only after a grace
+/// period of some milliseconds, in which the mounts are made. Arguments: the filter's file or nothing, number of join
 /// files, the files, number of overlays, for each its lower folder and its own folder (with
 /// `upper`, `work`, `merged`), extra mount options, then bwrap's command line.
 const LAUNCH: &str = r#"set -e
 [ -z "$1" ] || exec 9< "$1"; shift
 n=$1; shift
-while [ "$n" -gt 0 ]; do echo $$ > "$1"; shift; n=$((n-1)); done
+(while [ "$n" -gt 0 ]; do echo $$ > "$1"; shift; n=$((n-1)); done) & joining=$!
+shift "$n"
 n=$1; shift
 while [ "$n" -gt 0 ]; do
   mount -t overlay tmax-ckpt -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work$3" "$2/merged"
   shift 3; n=$((n-1))
 done
+wait $joining
 exec "$@""#;
 
 /// After SIGTERM at the time limit, this long until SIGKILL.
