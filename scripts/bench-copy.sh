@@ -4,6 +4,7 @@
 #   scripts/bench-copy.sh CKPT OUT_DIR [RUNS]
 #
 #   TMAX_CKPT  the binary (default: target/release/tmax-ckpt)
+#   SOURCE     warm (default): in the page cache; cold: on the disk alone (needs root)
 #
 # CKPT: scripts/make_bench_checkpoint.py makes one with the shapes of Qwen3.5-2B. Our commands
 # flush what they write before it gets its name, hash every tensor, read it back and compare; cp
@@ -19,10 +20,15 @@ work=$out/bench-copy
 rm -rf "$work"
 mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
+case ${SOURCE:-warm} in
+  warm) caches='cat "$@" >/dev/null' ;;
+  cold) caches='echo 3 >/proc/sys/vm/drop_caches' ;;
+  *) echo "error: SOURCE is warm or cold" >&2; exit 2 ;;
+esac
 against_cp() { # LABEL, SOURCES of cp, COMMAND
   echo
   scripts/bench_rounds.py --runs "$runs" --warm 6 \
-    --before "rm -rf $work/out; mkdir $work/out; sync; cat $2 $ckpt/*.safetensors >/dev/null" \
+    --before "rm -rf $work/out; mkdir $work/out; sync; set -- $2 $ckpt/*.safetensors; $caches" \
     "cp=cp $2 $work/out/" "cp and flush=cp $2 $work/out/ && sync $work/out/*" "$1=$3"
 }
 
