@@ -131,7 +131,7 @@ pub fn hub_tree(bytes: &[u8]) {
 pub fn sums(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for file in parse_sums(&text).0 {
-        assert!(is_safe_relative_path(&file.name));
+        assert!(is_safe_relative_path(&file.path));
     }
 }
 

@@ -165,23 +165,46 @@ fn read_at_most(file: File, path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Io`]; a name that is not UTF-8 is [`io::ErrorKind::InvalidFilename`].
 pub fn files_below(dir: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
+    let (names, faults) = list_below(dir);
+    faults.into_iter().next().map_or(Ok(names), Err)
+}
+
+/// Lists what can be listed as [`files_below`] does: for folders that others write to as well,
+/// where a missing folder is an empty one and a foreign name is nobody's business.
+#[must_use]
+pub fn readable_files_below(dir: &Path) -> Vec<String> {
+    list_below(dir).0
+}
+
+fn list_below(dir: &Path) -> (Vec<String>, Vec<Error>) {
+    let (mut names, mut faults) = (Vec::new(), Vec::new());
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
         let at = dir.join(&folder);
-        for entry in std::fs::read_dir(&at).map_err(Error::io("list", &at))? {
-            let entry = entry.map_err(Error::io("list", &at))?;
-            let bad_name = |_| Error::io("list", &at)(io::ErrorKind::InvalidFilename.into());
-            let name = entry.file_name().into_string().map_err(bad_name)?;
-            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-            match entry.file_type().map_err(Error::io("stat", &at))?.is_dir() {
-                true => folders.push(path),
-                false => names.push(path),
+        let entries = match std::fs::read_dir(&at) {
+            Ok(entries) => entries,
+            Err(error) => {
+                faults.push(Error::io("list", &at)(error));
+                continue;
+            }
+        };
+        for entry in entries {
+            match entry.and_then(|entry| name_and_type(&entry)) {
+                Ok((name, kind)) => {
+                    let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+                    if kind.is_dir() { folders.push(path) } else { names.push(path) }
+                }
+                Err(error) => faults.push(Error::io("list", &at)(error)),
             }
         }
     }
     names.sort_unstable();
-    Ok(names)
+    (names, faults)
+}
+
+fn name_and_type(entry: &std::fs::DirEntry) -> io::Result<(String, std::fs::FileType)> {
+    let name = entry.file_name().into_string();
+    Ok((name.map_err(|_| io::ErrorKind::InvalidFilename)?, entry.file_type()?))
 }
 
 /// A read-only map of a whole file.
@@ -663,8 +686,8 @@ mod tests {
     use std::io::Write as _;
 
     use super::{
-        AtomicFile, Error, Mapped, ResumableFile, Stretch, copy_range, holds, read_capped,
-        write_atomic,
+        AtomicFile, Error, Mapped, ResumableFile, Stretch, copy_range, files_below, holds,
+        read_capped, readable_files_below, write_atomic,
     };
 
     #[test]
@@ -678,6 +701,26 @@ mod tests {
             assert!(matches!(read_capped(path, 100), Err(Error::NotRegular { .. })), "{path:?}");
             assert!(matches!(Mapped::open(path), Err(Error::NotRegular { .. })), "{path:?}");
         }
+    }
+
+    #[test]
+    fn files_are_listed_strictly_or_as_far_as_they_can_be() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let dir = tempfile::tempdir().expect("a temp dir");
+        for name in ["b", "a/z", "a/y"] {
+            write_atomic(&dir.path().join(name), b"").expect("writes");
+        }
+        std::os::unix::fs::symlink("/", dir.path().join("a/link")).expect("links");
+        let want = ["a/link", "a/y", "a/z", "b"];
+        assert_eq!(files_below(dir.path()).expect("lists"), want);
+        assert_eq!(readable_files_below(dir.path()), want);
+        let foreign = std::ffi::OsStr::from_bytes(b"a/\xff");
+        std::fs::write(dir.path().join(foreign), "").expect("writes");
+        assert!(files_below(dir.path()).is_err());
+        assert_eq!(readable_files_below(dir.path()), want);
+        let missing = dir.path().join("none");
+        assert!(files_below(&missing).is_err());
+        assert!(readable_files_below(&missing).is_empty());
     }
 
     #[test]

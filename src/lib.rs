@@ -1,7 +1,7 @@
 //! `tmax-ckpt`: from training-step branches to a release.
 //!
 //! Layers, lower ones first; imports point down only (`tests/tidy.rs` holds that):
-//! `error, units, dtype, name, progress, fsio` ← `safetensors, gguf, quant` ←
+//! `error, units, dtype, name, progress, fsio, hash` ← `safetensors, gguf, quant` ←
 //! `arch, checkpoint` ← `ops, select, report` ← `hub, engine, sandbox` ← `cli` ← `main`.
 
 #![cfg_attr(
@@ -18,6 +18,7 @@ pub mod error;
 pub mod fsio;
 pub mod gguf;
 pub mod harness;
+pub mod hash;
 pub mod hub;
 pub mod name;
 pub mod ops;

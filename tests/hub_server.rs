@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
-use tmax_ckpt::hub::Hash;
+use tmax_ckpt::hash::Hash;
 
 /// One file of a branch.
 #[derive(Clone)]

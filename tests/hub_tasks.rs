@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use tmax_ckpt::hub::Hash;
+use tmax_ckpt::hash::Hash;
 
 use crate::hub_server::{Content, Fault, Server};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer, lowest first. Imports go to the same layer or down.
 const LAYERS: &[&[&str]] = &[
-    &["error", "units", "dtype", "name", "progress", "fsio"],
+    &["error", "units", "dtype", "name", "progress", "fsio", "hash"],
     &["safetensors", "gguf", "quant"],
     &["arch", "checkpoint"],
     &["ops", "select", "report"],

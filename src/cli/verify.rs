@@ -1,7 +1,5 @@
 //! `verify`: hashes, headers, index, shapes, config, tokenizer, and who will load it.
 
-use std::path::Path;
-
 use clap::ValueHint;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -13,8 +11,7 @@ use super::resolve;
 use crate::error::Result;
 use crate::hub;
 use crate::ops::verify::{
-    Check, ExpectedFile, FileHash, Finding, Hashes, Options, Report, Severity, Values, Verdict,
-    verify,
+    Check, Finding, Hashes, Options, Report, Severity, Values, Verdict, verify,
 };
 use crate::units;
 
@@ -68,7 +65,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let mut reports = Vec::new();
     for text in &args.checkpoints {
         for local in resolve::resolve(text, ctx)? {
-            let expected = vouched_for(&local.path);
+            let expected = hub::expected_hashes(&local.path).unwrap_or_default();
             let options = Options {
                 expected: &expected,
                 values: if args.finite { Values::Scan } else { Values::Skip },
@@ -99,21 +96,6 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         return Ok(outcome);
     }
     Ok(outcome.problem(problem(&reports), help(&reports)))
-}
-
-/// What the Hub said of the files of a snapshot, or of a folder that was pulled.
-fn vouched_for(dir: &Path) -> Vec<ExpectedFile> {
-    let files = hub::expected_hashes(dir).unwrap_or_default();
-    let convert = |file: hub::ExpectedFile| ExpectedFile {
-        name: file.path,
-        len_bytes: file.size,
-        hash: match file.hash {
-            hub::Hash::Sha256(_) => FileHash::Sha256(file.hash.hex()),
-            hub::Hash::GitSha1(_) => FileHash::GitBlob(file.hash.hex()),
-        },
-        source: "Hub",
-    };
-    files.into_iter().map(convert).collect()
 }
 
 fn problem(reports: &[(String, Report)]) -> String {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Error, Result};
 use super::part::remove_if_there;
 use super::repo::{CommitSha, Repo};
-use super::store::{RepoCache, USE_LOCK, walk};
+use super::store::{RepoCache, USE_LOCK};
 use crate::fsio;
 
 /// What is in a cache.
@@ -110,9 +110,7 @@ pub fn scan(cache_dir: &Path) -> Result<CacheReport> {
 fn scan_repo(cache_dir: &Path, repo: Repo, folder: PathBuf) -> CachedRepo {
     let (mut blobs, mut partial) = (BTreeMap::new(), BTreeMap::new());
     let blobs_dir = folder.join("blobs");
-    let mut names = Vec::new();
-    walk(&blobs_dir, "", &mut names);
-    for name in names {
+    for name in fsio::readable_files_below(&blobs_dir) {
         let path = blobs_dir.join(&name);
         let size = std::fs::metadata(&path).map_or(0, |meta| disk_bytes(&meta));
         match name.split_once('.') {
@@ -139,8 +137,7 @@ fn scan_revision(
     refs: &[(String, CommitSha)],
     sizes: &BTreeMap<PathBuf, u64>,
 ) -> CachedRevision {
-    let mut names = Vec::new();
-    walk(&folder, "", &mut names);
+    let names = fsio::readable_files_below(&folder);
     let mut blobs = BTreeSet::new();
     for name in &names {
         let link = folder.join(name);
@@ -283,8 +280,7 @@ fn locks_of(cached: &CachedRepo) -> PathBuf {
 /// Takes all locks of a repository; `None` if a pull, ours or `hf`'s, has one of them.
 fn alone(locks: &Path) -> Result<Option<Vec<fsio::Locked>>> {
     let mut held = Vec::new();
-    let mut names = Vec::new();
-    walk(locks, "", &mut names);
+    let mut names = fsio::readable_files_below(locks);
     // A pull that begins now must find the lock.
     if locks.is_dir() && !names.iter().any(|name| name == USE_LOCK) {
         names.push(USE_LOCK.to_owned());

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::hash::Hash;
 use crate::error::{Diagnose, Kind};
+use crate::hash::Hash;
 use crate::name::escape;
 use crate::{fsio, units};
 

@@ -18,6 +18,7 @@ use super::error::{Error, Result, Retry};
 use super::part::PartFile;
 use super::repo::{CommitSha, Repo, RepoKind};
 use super::tree::TreeFile;
+use crate::hash::Hash;
 use crate::progress::SharedProgress;
 
 /// Connections of one file.
@@ -69,7 +70,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-async fn attempt(fetch: &Fetch, part: &Arc<PartFile>, whole: bool) -> Result<super::Hash> {
+async fn attempt(fetch: &Fetch, part: &Arc<PartFile>, whole: bool) -> Result<Hash> {
     let stop = StopOnDrop(Arc::clone(part));
     let hash = tokio::task::spawn_blocking({
         let part = Arc::clone(part);

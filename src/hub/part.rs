@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::error::Result;
-use super::hash::{Hash, Hasher};
 use super::ranges::RangeSet;
 use crate::fsio;
+use crate::hash::{Hash, Hasher};
 
 /// Bytes of one file kept in memory for the hash thread: a segment for each of its connections.
 const WINDOW_BYTES: usize = 128 << 20;

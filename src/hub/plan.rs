@@ -7,13 +7,13 @@ use globset::GlobMatcher;
 
 use super::client::{Hub, Online, Refs};
 use super::error::{Error, Result};
-use super::hash::Hash;
 use super::part::resumable_bytes;
 use super::pattern::{Pattern, compile, not_found};
 use super::repo::{CommitSha, Repo};
 use super::store::{LocalDir, Present, RepoCache, Slot};
 use super::tree::TreeFile;
 use crate::fsio;
+use crate::hash::Hash;
 use crate::name::escape;
 use crate::progress::SharedProgress;
 

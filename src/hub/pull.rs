@@ -11,13 +11,13 @@ use tokio::sync::Semaphore;
 use super::client::{Hub, Online, cancelled};
 use super::error::{Error, Result};
 use super::fetch::{Fetch, complete};
-use super::hash::Hash;
 use super::part::PartFile;
 use super::plan::{Action, Existing, PlannedRevision, PullPlan, Store, Target};
 use super::repo::CommitSha;
-use super::store::{Lock, Present, RepoCache, hash_file};
+use super::store::{Lock, Present, RepoCache};
 use super::tree::TreeFile;
 use crate::fsio;
+use crate::hash::{Hash, hash_file};
 use crate::progress::{Cancel, SharedProgress, Unit};
 
 /// What a pull did with one revision.
@@ -243,7 +243,7 @@ impl Run<'_> {
             }
             Present::Unverified => {
                 let (place, hash) = (slot.place.clone(), file.hash);
-                let got = blocking(move || hash_file(&place, &hash)).await?;
+                let got = blocking(move || Ok(hash_file(&place, &hash, &|_| {})?)).await?;
                 if got == file.hash {
                     store.mark_verified(&want.revision.commit, file)?;
                     self.progress.advance(item, file.size);

@@ -9,6 +9,7 @@ use super::error::Result;
 use super::repo::{CommitSha, Repo};
 use super::store::{Present, RepoCache};
 use super::tree::TreeFile;
+use crate::hash::Hash;
 use crate::progress::SharedProgress;
 
 /// How much of a step is in the cache.
@@ -126,7 +127,7 @@ async fn look(
 /// Names the step that `main` equals: by commit, else by its weights. A model card or another
 /// text may well differ, the weights may not.
 fn name_main(looked: Vec<(Step, Vec<TreeFile>)>) -> Vec<Step> {
-    let weights = |files: &[TreeFile]| -> Vec<(String, super::Hash)> {
+    let weights = |files: &[TreeFile]| -> Vec<(String, Hash)> {
         let heavy = |f: &&TreeFile| f.path.ends_with(".safetensors") || f.path.ends_with(".bin");
         files.iter().filter(heavy).map(|f| (f.path.clone(), f.hash)).collect()
     };

@@ -8,17 +8,17 @@
 //! Of our own are `.part` files and, in the cache, `.verified/<hash>`: the size and time of a
 //! blob whose bytes this program has hashed; blobs that others fetched are hashed once.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::client::cancelled;
 use super::error::{Error, Result};
-use super::hash::Hash;
 use super::part::remove_if_there;
 use super::repo::{CommitSha, Repo};
 use super::tree::{self, TreeFile};
 use crate::fsio;
+use crate::hash::{ExpectedFile, Hash, Voucher};
 use crate::progress::{Cancel, SharedProgress};
 
 /// The cache folders of one repository.
@@ -116,9 +116,7 @@ impl RepoCache {
     /// Returns the branches and tags that were fetched, sorted.
     #[must_use]
     pub fn refs(&self) -> Vec<(String, CommitSha)> {
-        let mut names = Vec::new();
-        walk(&self.root.join("refs"), "", &mut names);
-        names.sort();
+        let names = fsio::readable_files_below(&self.root.join("refs"));
         names.into_iter().filter_map(|name| Some((name.clone(), self.read_ref(&name)?))).collect()
     }
 
@@ -252,17 +250,6 @@ impl LocalDir {
     }
 }
 
-/// A file whose content the Hub has vouched for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpectedFile {
-    /// Path inside the checkpoint folder.
-    pub path: String,
-    /// Size, where the record has it.
-    pub size: Option<u64>,
-    /// Hash.
-    pub hash: Hash,
-}
-
 /// Returns what the files of a folder must hash to, by the records that a pull (ours or `hf`'s)
 /// left: the list of the commit, the names of linked blobs, or the metadata of a local folder.
 /// Sorted by path; `None` when the folder came from no Hub.
@@ -316,56 +303,36 @@ fn from_tree(dir: &Path) -> Option<Vec<ExpectedFile>> {
     }
     let files = tree::read_json(&root.join("trees").join(format!("{commit}.json")))?;
     let there = files.into_iter().filter(|file| dir.join(&file.path).symlink_metadata().is_ok());
-    Some(
-        there
-            .map(|file| ExpectedFile { path: file.path, size: Some(file.size), hash: file.hash })
-            .collect(),
-    )
+    Some(there.map(|file| vouched(file.path, Some(file.size), file.hash)).collect())
+}
+
+fn vouched(path: String, len_bytes: Option<u64>, hash: Hash) -> ExpectedFile {
+    ExpectedFile { path, len_bytes, hash, voucher: Voucher::Hub }
 }
 
 fn from_links(dir: &Path) -> Vec<ExpectedFile> {
-    let mut names = Vec::new();
     if fsio::parent(dir).file_name().is_none_or(|name| name != "snapshots") {
         return Vec::new();
     }
-    walk(dir, "", &mut names);
     let hash_of = |name: &String| {
         let target = std::fs::read_link(dir.join(name)).ok()?;
         let blobs = target.parent()?.file_name()?;
         Hash::from_hex(target.file_name()?.to_str()?).filter(|_| blobs == "blobs")
     };
-    names
-        .into_iter()
-        .filter_map(|path| Some(ExpectedFile { size: None, hash: hash_of(&path)?, path }))
-        .collect()
+    let names = fsio::readable_files_below(dir).into_iter();
+    names.filter_map(|path| hash_of(&path).map(|hash| vouched(path, None, hash))).collect()
 }
 
 fn from_metadata(dir: &Path) -> Vec<ExpectedFile> {
     let records = dir.join(".cache/huggingface/download");
-    let mut names = Vec::new();
-    walk(&records, "", &mut names);
-    names
+    fsio::readable_files_below(&records)
         .iter()
         .filter_map(|name| {
             let path = name.strip_suffix(".metadata")?.to_owned();
             let (hash, _) = read_metadata(&records.join(name))?;
-            dir.join(&path).exists().then_some(ExpectedFile { path, size: None, hash })
+            dir.join(&path).exists().then(|| vouched(path, None, hash))
         })
         .collect()
-}
-
-/// Lists the files below a folder as relative paths, links not followed.
-pub(super) fn walk(dir: &Path, prefix: &str, names: &mut Vec<String>) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => walk(&entry.path(), &path, names),
-            Ok(_) => names.push(path),
-            Err(_) => {}
-        }
-    }
 }
 
 fn read_metadata(path: &Path) -> Option<(Hash, f64)> {
@@ -431,25 +398,11 @@ impl Lock {
     }
 }
 
-/// Hashes a file on disk.
-pub(super) fn hash_file(path: &Path, kind: &Hash) -> Result<Hash> {
-    use std::io::Read as _;
-    let mut file = File::open(path).map_err(fsio::Error::io("open", path))?;
-    let len = file.metadata().map_err(fsio::Error::io("stat", path))?.len();
-    let mut hasher = kind.hasher(len);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(fsio::Error::io("read", path))? {
-            0 => return Ok(hasher.finish()),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{CommitSha, ExpectedFile, Hash, LocalDir, Present, RepoCache, TreeFile};
-    use super::{expected_hashes, hash_file};
+    use super::{CommitSha, Hash, LocalDir, Present, RepoCache, TreeFile};
+    use super::{expected_hashes, vouched};
+    use crate::hash::hash_file;
     use crate::hub::repo::{Repo, RepoKind};
 
     fn file(path: &str, content: &[u8]) -> TreeFile {
@@ -478,7 +431,7 @@ mod tests {
         assert_eq!(cache.present(&file), Present::Verified);
         crate::fsio::write_atomic(&blob, b"jello").expect("writes");
         assert_eq!(cache.present(&file), Present::Unverified);
-        assert_ne!(hash_file(&blob, &file.hash).expect("hashes"), file.hash);
+        assert_ne!(hash_file(&blob, &file.hash, &|_| {}).expect("hashes"), file.hash);
     }
 
     #[test]
@@ -492,7 +445,7 @@ mod tests {
         cache.link(&commit(), &file).expect("links again");
         let snapshot = cache.snapshot(&commit());
         assert_eq!(std::fs::read(snapshot.join("sub/a.txt")).expect("reads"), b"hello");
-        let want = |size| vec![ExpectedFile { path: "sub/a.txt".into(), size, hash: file.hash }];
+        let want = |len_bytes| vec![vouched("sub/a.txt".into(), len_bytes, file.hash)];
         assert_eq!(expected_hashes(&snapshot), Some(want(None)));
         cache.write_tree(&commit(), std::slice::from_ref(&file)).expect("writes");
         assert_eq!(expected_hashes(&snapshot), Some(want(Some(5))));

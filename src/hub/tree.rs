@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result};
-use super::hash::Hash;
 use crate::fsio;
+use crate::hash::Hash;
 use crate::name::{escape, is_safe_relative_path};
 
 /// The largest `trees/<commit>.json` read back.

@@ -1,6 +1,5 @@
 //! Files against the hashes that the Hub or a `SHA256SUMS` file vouches for.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -8,36 +7,12 @@ use rayon::prelude::*;
 use super::{Check, Finding, HashedFile, Report};
 use crate::error::Result;
 use crate::fsio;
+use crate::hash::{ExpectedFile, Hash, Voucher, hash_file};
 use crate::name::{escape, is_safe_relative_path};
 use crate::progress::{Progress, Unit};
-use crate::units::hex;
 
 const SUMS_FILE: &str = "SHA256SUMS";
 const SUMS_LEN_MAX: u64 = 1 << 20;
-const CHUNK_BYTES: usize = 1 << 20;
-
-/// A hash in lower-case hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileHash {
-    /// SHA-256 of the content: LFS files, `SHA256SUMS`.
-    Sha256(String),
-    /// Git's hash of a blob: SHA-1 of a header with the length, and the content.
-    GitBlob(String),
-}
-
-/// What someone says about a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpectedFile {
-    /// The file's path in the checkpoint.
-    pub name: String,
-    /// Its size, if it is known.
-    pub len_bytes: Option<u64>,
-    /// Its hash.
-    pub hash: FileHash,
-    /// Who says so, for people.
-    pub source: &'static str,
-}
-
 /// Reads `SHA256SUMS`, if the folder has one, in the form of coreutils.
 pub(super) fn read_sums(dir: &Path, findings: &mut Vec<Finding>) -> Result<Vec<ExpectedFile>> {
     let path = dir.join(SUMS_FILE);
@@ -73,37 +48,14 @@ fn parse_sum(line: &str) -> Option<ExpectedFile> {
     let (digest, rest) = line.split_once(' ')?;
     let name = rest.strip_prefix([' ', '*'])?;
     let name = name.strip_prefix("./").unwrap_or(name);
-    let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
-    (is_digest && is_safe_relative_path(name)).then(|| ExpectedFile {
-        name: name.to_owned(),
+    let hash = Hash::from_hex(&digest.to_ascii_lowercase());
+    let hash = hash.filter(|hash| matches!(hash, Hash::Sha256(_)))?;
+    is_safe_relative_path(name).then(|| ExpectedFile {
+        path: name.to_owned(),
         len_bytes: None,
-        hash: FileHash::Sha256(digest.to_ascii_lowercase()),
-        source: SUMS_FILE,
+        hash,
+        voucher: Voucher::Sums,
     })
-}
-
-/// Reads what the Hub said from the cache's own layout: the files of a snapshot are links to
-/// blobs, which are named by their hash.
-pub(super) fn cached_hashes(dir: &Path) -> Vec<ExpectedFile> {
-    let mut files: Vec<ExpectedFile> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let target = std::fs::read_link(&path).ok()?;
-            let in_blobs = target.parent()?.file_name()? == "blobs";
-            let digest = target.file_name()?.to_str().filter(|_| in_blobs)?.to_owned();
-            let hash = match (digest.len(), digest.bytes().all(|b| b.is_ascii_hexdigit())) {
-                (64, true) => FileHash::Sha256(digest),
-                (40, true) => FileHash::GitBlob(digest),
-                _ => return None,
-            };
-            let name = path.file_name()?.to_str()?.to_owned();
-            Some(ExpectedFile { name, len_bytes: None, hash, source: "Hub" })
-        })
-        .collect();
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    files
 }
 
 /// Hashes every file that `expected` names, several at once.
@@ -113,7 +65,7 @@ pub(super) fn check(
     report: &mut Report,
     progress: &dyn Progress,
 ) {
-    let size = |file: &ExpectedFile| dir.join(&file.name).metadata().map_or(0, |m| m.len());
+    let size = |file: &ExpectedFile| dir.join(&file.path).metadata().map_or(0, |m| m.len());
     progress.start("hash", expected.iter().map(size).sum(), Unit::Bytes);
     let results: Vec<(HashedFile, Option<Finding>)> =
         expected.par_iter().map(|file| check_file(dir, file, size(file), progress)).collect();
@@ -131,11 +83,11 @@ fn check_file(
     len_bytes: u64,
     progress: &dyn Progress,
 ) -> (HashedFile, Option<Finding>) {
-    let name = escape(&file.name);
+    let name = escape(&file.path);
     let fault = fault_of(dir, file, len_bytes, progress);
     let matches = fault.is_none();
     let finding = fault.map(|message| Finding::error(Check::Hash, name.clone(), message));
-    (HashedFile { name, len_bytes, source: file.source.to_owned(), matches }, finding)
+    (HashedFile { name, len_bytes, source: file.voucher.to_string(), matches }, finding)
 }
 
 fn fault_of(
@@ -144,60 +96,33 @@ fn fault_of(
     len_bytes: u64,
     progress: &dyn Progress,
 ) -> Option<String> {
-    let path = dir.join(&file.name);
-    if !is_safe_relative_path(&file.name) || !path.is_file() {
-        return Some(format!("is missing ({})", file.source));
+    let path = dir.join(&file.path);
+    if !is_safe_relative_path(&file.path) || !path.is_file() {
+        return Some(format!("is missing ({})", file.voucher));
     }
     if let Some(wanted) = file.len_bytes.filter(|wanted| *wanted != len_bytes) {
-        return Some(format!("has {len_bytes} bytes, expected {wanted} ({})", file.source));
+        return Some(format!("has {len_bytes} bytes, expected {wanted} ({})", file.voucher));
     }
-    progress.item_start(&file.name, len_bytes);
-    let (kind, wanted, got) = match &file.hash {
-        FileHash::Sha256(wanted) => {
-            ("sha256", wanted, hash_file::<sha2::Sha256>(&path, &[], file, progress))
-        }
-        FileHash::GitBlob(wanted) => {
-            let head = format!("blob {len_bytes}\0");
-            ("git hash", wanted, hash_file::<sha1::Sha1>(&path, head.as_bytes(), file, progress))
-        }
-    };
+    progress.item_start(&file.path, len_bytes);
+    let got = hash_file(&path, &file.hash, &|bytes| progress.advance(&file.path, bytes));
     match got {
-        Ok(got) if got == *wanted => {
-            progress.item_done(&file.name, "verified");
+        Ok(got) if got == file.hash => {
+            progress.item_done(&file.path, "verified");
             None
         }
         Ok(got) => {
-            progress.item_done(&file.name, "FAILED");
-            let short = |text: &str| text.chars().take(12).collect::<String>();
-            Some(format!("{kind} {}… ≠ {}… ({})", short(&got), short(wanted), file.source))
+            progress.item_done(&file.path, "FAILED");
+            let short = |hash: &Hash| hash.hex()[..12].to_owned();
+            let (kind, got, wanted) = (file.hash.name(), short(&got), short(&file.hash));
+            Some(format!("{kind} {got}… ≠ {wanted}… ({})", file.voucher))
         }
         Err(error) => Some(format!("cannot be read: {error}")),
     }
 }
 
-fn hash_file<D: sha2::Digest>(
-    path: &Path,
-    head: &[u8],
-    file: &ExpectedFile,
-    progress: &dyn Progress,
-) -> std::io::Result<String> {
-    let (mut input, _) = fsio::open_regular(path).map_err(std::io::Error::other)?;
-    let mut hasher = D::new();
-    hasher.update(head);
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        let got = input.read(&mut buffer)?;
-        if got == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..got]);
-        progress.advance(&file.name, got as u64);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{ExpectedFile, FileHash, check, parse_sum, read_sums};
+    use super::{ExpectedFile, Hash, Voucher, check, parse_sum, read_sums};
     use crate::ops::verify::Report;
     use crate::progress::Silent;
 
@@ -205,7 +130,7 @@ mod tests {
     fn sums_are_read_as_sha256sum_writes_them() {
         let digest = "a".repeat(64);
         for line in [format!("{digest}  x.json"), format!("{digest} *./x.json")] {
-            assert_eq!(parse_sum(&line).expect("a line").name, "x.json");
+            assert_eq!(parse_sum(&line).expect("a line").path, "x.json");
         }
         for bad in [format!("{digest}  ../x"), format!("{digest}  /x"), "abc  x".into()] {
             assert!(parse_sum(&bad).is_none(), "{bad}");
@@ -218,28 +143,27 @@ mod tests {
         std::fs::write(dir.path().join("x"), "hello\n").expect("writes");
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         let git = "ce013625030ba8dba906f756967f9e9ca394464a";
-        let file =
-            |hash, len_bytes| ExpectedFile { name: "x".into(), len_bytes, hash, source: "Hub" };
-        let good = [
-            file(FileHash::Sha256(sha256.into()), Some(6)),
-            file(FileHash::GitBlob(git.into()), None),
-        ];
+        let file = |hex: &str, len_bytes| {
+            let hash = Hash::from_hex(hex).expect("hex");
+            ExpectedFile { path: "x".into(), len_bytes, hash, voucher: Voucher::Hub }
+        };
+        let good = [file(sha256, Some(6)), file(git, None)];
         let mut report = Report::default();
         check(dir.path(), &good, &mut report, &Silent);
         assert_eq!((report.findings.len(), report.hashed.len()), (0, 2));
         let bad = [
-            file(FileHash::Sha256(git.into()), None),
-            file(FileHash::GitBlob(sha256.into()), None),
-            file(FileHash::Sha256(sha256.into()), Some(7)),
-            ExpectedFile { name: "y".into(), ..good[0].clone() },
+            file(&"0".repeat(64), None),
+            file(&"0".repeat(40), None),
+            file(sha256, Some(7)),
+            ExpectedFile { path: "y".into(), ..good[0].clone() },
         ];
         check(dir.path(), &bad, &mut report, &Silent);
         let messages: Vec<&str> = report.findings.iter().map(|f| f.message.as_str()).collect();
         assert_eq!(
             messages,
             [
-                "sha256 5891b5b522d5… ≠ ce013625030b… (Hub)",
-                "git hash ce013625030b… ≠ 5891b5b522d5… (Hub)",
+                "sha256 5891b5b522d5… ≠ 000000000000… (Hub)",
+                "git ce013625030b… ≠ 000000000000… (Hub)",
                 "has 6 bytes, expected 7 (Hub)",
                 "is missing (Hub)",
             ]

@@ -13,18 +13,18 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use hashes::{ExpectedFile, FileHash, parse_sums};
+pub use hashes::parse_sums;
 pub use loaders::{Loader, LoaderVerdict, Verdict};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, read_config};
 use crate::error::Result;
+use crate::hash::ExpectedFile;
 use crate::progress::Progress;
 
 /// What to look at.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// Sizes and hashes that someone else vouches for: the Hub's. When empty, and `dir` is a
-    /// snapshot of the Hub cache, those that the cache's layout keeps.
+    /// Sizes and hashes that someone else vouches for: the Hub's.
     pub expected: &'a [ExpectedFile],
     /// Whether to read every value.
     pub values: Values,
@@ -45,7 +45,7 @@ pub enum Values {
 /// Whether hashes are computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Hashes {
-    /// Where `SHA256SUMS`, [`Options::expected`] or the Hub cache know one.
+    /// Where `SHA256SUMS` or [`Options::expected`] know one.
     #[default]
     Known,
     /// None.
@@ -155,9 +155,6 @@ pub fn verify(dir: &Path, options: &Options<'_>, progress: &dyn Progress) -> Res
     let sums = hashes::read_sums(dir, &mut report.findings)?;
     if options.hashes == Hashes::Known {
         let mut expected = options.expected.to_vec();
-        if expected.is_empty() {
-            expected = hashes::cached_hashes(dir);
-        }
         expected.extend(sums);
         hashes::check(dir, &expected, &mut report, progress);
     }

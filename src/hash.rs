@@ -1,8 +1,16 @@
-//! The two hashes by which the Hub names content: SHA-256 for LFS, git's blob SHA-1 for the rest.
+//! The two hashes by which content is named: SHA-256, of the Hub's LFS files and of `SHA256SUMS`,
+//! and git's blob SHA-1 of all other files of the Hub. What a file must be, and what one is.
 
 use std::fmt;
+use std::io::Read as _;
+use std::path::Path;
 
 use sha2::Digest as _;
+
+use crate::fsio;
+
+/// Bytes hashed at a time.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// The hash that a file's bytes must have. Its hex form is the Hub's ETag and the blob's name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +42,15 @@ impl Hash {
         crate::units::hex(bytes)
     }
 
+    /// Returns what people call the hash: `sha256`, `git`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "sha256",
+            Self::GitSha1(_) => "git",
+        }
+    }
+
     /// Returns a hasher of the same kind, for content of `size` bytes.
     #[must_use]
     pub fn hasher(&self, size: u64) -> Hasher {
@@ -50,11 +67,7 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Self::Sha256(_) => "sha256",
-            Self::GitSha1(_) => "git",
-        };
-        write!(f, "{name} {}", self.hex())
+        write!(f, "{} {}", self.name(), self.hex())
     }
 }
 
@@ -88,6 +101,56 @@ impl Hasher {
         match self {
             Self::Sha256(inner) => Hash::Sha256(inner.finalize().into()),
             Self::GitSha1(inner) => Hash::GitSha1(inner.finalize().into()),
+        }
+    }
+}
+
+/// Who vouches for a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Voucher {
+    /// The Hub, when the file was pulled.
+    Hub,
+    /// A `SHA256SUMS` beside it.
+    Sums,
+}
+
+impl fmt::Display for Voucher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hub => "Hub",
+            Self::Sums => "SHA256SUMS",
+        })
+    }
+}
+
+/// What somebody says of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedFile {
+    /// Its path inside the checkpoint's folder.
+    pub path: String,
+    /// Its size, where that is known.
+    pub len_bytes: Option<u64>,
+    /// Its hash.
+    pub hash: Hash,
+    /// Who says so.
+    pub voucher: Voucher,
+}
+
+/// Hashes a file as `kind` is hashed, and tells `advance` of bytes that it has read.
+///
+/// # Errors
+/// [`fsio::Error::NotRegular`], [`fsio::Error::Io`].
+pub fn hash_file(path: &Path, kind: &Hash, advance: &dyn Fn(u64)) -> fsio::Result<Hash> {
+    let (mut file, meta) = fsio::open_regular(path)?;
+    let mut hasher = kind.hasher(meta.len());
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut buffer).map_err(fsio::Error::io("read", path))? {
+            0 => return Ok(hasher.finish()),
+            n => {
+                hasher.update(&buffer[..n]);
+                advance(n as u64);
+            }
         }
     }
 }
