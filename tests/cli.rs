@@ -67,6 +67,25 @@ fn errors_are_one_json_object_on_stderr_when_asked() {
 }
 
 #[test]
+fn twice_quiet_leaves_the_exit_code_alone() {
+    let silent = |code| format!("exit {code}\n--- stdout\n--- stderr\n");
+    for (args, code) in [
+        (&["-qq", "verify", "./none"][..], 3),
+        (&["verify", "-q", "--quiet", "./none"], 3),
+        (&["-qq", "--json", "verify", "o/n"], 3),
+        (&["-nqq", "confg"], 2),
+        (&["-qq", "cache", "dir"], 0),
+        (&["-qq", "--config", "none.toml", "cache", "dir"], 3),
+    ] {
+        assert_eq!(transcript(args, &[]), silent(code), "{args:?}");
+    }
+    let once = transcript(&["-q", "verify", "./none"], &[]);
+    assert!(once.contains("error: "), "{once}");
+    let flags_of_others = transcript(&["confg", "--", "-qq"], &[]);
+    assert!(flags_of_others.contains("error: "), "{flags_of_others}");
+}
+
+#[test]
 fn settings_name_their_origin() {
     let variables = [
         ("HF_HUB_OFFLINE", "1"),

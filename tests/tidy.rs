@@ -238,6 +238,40 @@ fn functions_and_files_are_short() {
     assert_none(complaints, "too long");
 }
 
+/// Returns the parameters of type `bool` of a function whose first line is `code[i]`.
+fn flags(code: &[(usize, String)], i: usize) -> usize {
+    let mut count = 0;
+    for (_, line) in &code[i..] {
+        let (line, ends) = match line.split_once(") ->") {
+            Some((parameters, _)) => (format!("{parameters})"), true),
+            None => (line.clone(), line.ends_with('{') || line.ends_with(';')),
+        };
+        count += line.matches(": bool,").count() + line.matches(": bool)").count();
+        if ends || line.trim() == "}" {
+            break;
+        }
+    }
+    count
+}
+
+#[test]
+fn no_function_takes_a_flag() {
+    let mut complaints = Vec::new();
+    for source in sources(&["src"]).iter().filter(|source| !source.is_test_file()) {
+        let starts = functions(&source.code);
+        for (i, (number, _)) in source.code.iter().enumerate() {
+            let name = starts.iter().find(|(start, ..)| start == number).map(|(_, name, _)| name);
+            if let Some(name) = name.filter(|name| *name != "from" && flags(&source.code, i) > 0) {
+                complaints.push(format!("{}:{number} fn {name}", source.path));
+            }
+        }
+    }
+    assert_none(complaints, "boolean parameters: an enum says what is meant");
+    let code = |text: &str| text.lines().map(|l| (0, l.to_owned())).collect::<Vec<_>>();
+    assert_eq!(flags(&code("fn a(\n    b: bool,\n    c: u8,\n) -> bool {\n"), 0), 1);
+    assert_eq!(flags(&code("fn a(b: u8) -> bool {\n    c(|d: bool| d)\n}\n"), 0), 0);
+}
+
 #[test]
 fn every_allow_says_why() {
     let mut complaints = Vec::new();

@@ -222,7 +222,7 @@ fn parse_text(
         partial_rotary_factor: number("partial_rotary_factor", if hybrid { 0.25 } else { 1.0 })?,
         attn_output_gate: hybrid
             && map.get("attn_output_gate").and_then(Value::as_bool).unwrap_or(true),
-        layer_kinds: layer_kinds(map, num_hidden_layers, hybrid)?,
+        layer_kinds: layer_kinds(map, num_hidden_layers, architecture)?,
         linear: hybrid.then(|| parse_linear(map)).transpose()?,
         mtp_num_hidden_layers: optional(map, "mtp_num_hidden_layers")?.unwrap_or(0),
         tie_word_embeddings: tie.and_then(Value::as_bool).unwrap_or(false),
@@ -261,8 +261,9 @@ fn parse_linear(map: &Map<String, Value>) -> Result<LinearConfig, ConfigError> {
 fn layer_kinds(
     map: &Map<String, Value>,
     layers: u64,
-    hybrid: bool,
+    architecture: Architecture,
 ) -> Result<Vec<LayerKind>, ConfigError> {
+    let hybrid = architecture == Architecture::Qwen3_5;
     let Some(listed) = map.get("layer_types").filter(|v| !v.is_null()) else {
         let interval = optional(map, "full_attention_interval")?.unwrap_or(4);
         let full = |i: u64| !hybrid || (i + 1).is_multiple_of(interval);

@@ -1,6 +1,7 @@
 //! The four progress sinks: bars, plain lines, JSON lines, nothing.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,10 +47,11 @@ impl Sink {
     }
 }
 
-/// Makes the sink for `mode`; `auto` is bars on a terminal that can move its cursor.
+/// Makes the sink for `mode`; `auto` is bars on a terminal whose type, the variable `TERM`, says
+/// that it can move its cursor.
 #[must_use]
-pub fn sink(mode: ProgressMode, dumb: bool) -> Sink {
-    let terminal = io::stderr().is_terminal() && !dumb;
+pub fn sink(mode: ProgressMode, terminal_type: Option<&OsStr>) -> Sink {
+    let terminal = io::stderr().is_terminal() && terminal_type != Some(OsStr::new("dumb"));
     let (progress, bars): (SharedProgress, _) = match mode {
         ProgressMode::None => (Arc::new(Silent), None),
         ProgressMode::Json => (Arc::new(Lines::new(Form::Json)), None),

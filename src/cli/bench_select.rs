@@ -167,11 +167,13 @@ enum Verdict {
     NoGoal,
 }
 
-impl Verdict {
-    fn of(reached: bool) -> Self {
+impl From<bool> for Verdict {
+    fn from(reached: bool) -> Self {
         if reached { Self::Reached } else { Self::Missed }
     }
+}
 
+impl Verdict {
     fn word(self) -> &'static str {
         match self {
             Self::Reached => "pass",
@@ -211,7 +213,7 @@ impl Cell {
     /// Says whether nine in ten choices are right as early as published.
     fn early(&self) -> Verdict {
         let Some(goal) = self.rollouts_to_90_goal else { return Verdict::NoGoal };
-        Verdict::of(self.rollouts_to_90.is_some_and(|rollouts| rollouts <= goal))
+        Verdict::from(self.rollouts_to_90.is_some_and(|rollouts| rollouts <= goal))
     }
 }
 
@@ -267,7 +269,7 @@ impl Tables {
                 "{names} {} | {} | {} | {} | {} | {} |",
                 stop.confidence,
                 measured(Measured { value: stop.correct, se: stop.correct_se }, 3),
-                Verdict::of(stop.calibrated).word(),
+                Verdict::from(stop.calibrated).word(),
                 measured(Measured { value: stop.rollouts, se: stop.rollouts_se }, 0),
                 stop.rollouts_published.map_or_else(|| "–".to_owned(), |p| p.to_string()),
                 stop.price(),

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::hub::{self, RepoType};
 use super::outcome::{Document, Outcome};
 use super::render::stderr_text;
+use super::written::Mode;
 use crate::error::Result;
 use crate::hub::{
     CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, Repo, RepoRef, scan,
@@ -52,16 +53,28 @@ struct Rm {
     /// Do not ask first; needed where nobody can answer
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    dry_run: DryRun,
+}
+
+#[derive(Debug, clap::Args)]
+struct Prune {
+    #[command(flatten)]
+    dry_run: DryRun,
+}
+
+/// The flag of all commands that remove.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct DryRun {
     /// Print what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
 
-#[derive(Debug, clap::Args)]
-struct Prune {
-    /// Print what would be removed, and remove nothing
-    #[arg(short = 'n', long)]
-    dry_run: bool,
+impl DryRun {
+    fn mode(self) -> Mode {
+        if self.dry_run { Mode::Show } else { Mode::CarryOut }
+    }
 }
 
 /// The JSON document of `cache dir`.
@@ -156,15 +169,16 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
             let reference = hub::parse(&rm.repo, rm.repo_type.kind())?;
             let removal = removal(&report, &reference)?;
             let plan = report.plan_removal(&removal);
-            if !rm.dry_run && !rm.yes && !confirmed(&rm.repo, &plan)? {
-                return Ok(Outcome::new(&removed(&RemovalPlan::default(), Mode::Execute))
+            let mode = rm.dry_run.mode();
+            if mode == Mode::CarryOut && !rm.yes && !confirmed(&rm.repo, &plan)? {
+                return Ok(Outcome::new(&removed(&RemovalPlan::default(), Mode::CarryOut))
                     .problem("nothing was removed", Vec::new()));
             }
-            remove(&plan, Mode::new(rm.dry_run))
+            remove(&plan, mode)
         }
         Action::Prune(prune) => {
             let plan = scan(ctx.cache_dir())?.plan_removal(&Removal::Prune);
-            remove(&plan, Mode::new(prune.dry_run))
+            remove(&plan, prune.dry_run.mode())
         }
     }
 }
@@ -248,19 +262,6 @@ fn not_cached(reference: &RepoRef, revision: &str, known: &[String]) -> Failure 
     Failure::NotCached { reference: format!("{}@{}", reference.repo, escape(revision)), near }
 }
 
-/// Whether a plan is shown or executed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Show,
-    Execute,
-}
-
-impl Mode {
-    fn new(dry_run: bool) -> Self {
-        if dry_run { Self::Show } else { Self::Execute }
-    }
-}
-
 /// Asks whether `plan` is to be carried out.
 fn confirmed(what: &str, plan: &RemovalPlan) -> Result<bool> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
@@ -287,7 +288,7 @@ fn removed(plan: &RemovalPlan, mode: Mode) -> Removed<'_> {
 }
 
 fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
-    if mode == Mode::Execute {
+    if mode == Mode::CarryOut {
         plan.run()?;
     }
     let verb = if mode == Mode::Show { "would free" } else { "freed" };

@@ -3,7 +3,7 @@
 //! The one place that reads the environment; the variables that have a flag are read by clap for
 //! it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
@@ -45,11 +45,45 @@ impl Output {
     /// Reads the wish from the flags. `--json` wins over one `-q`.
     #[must_use]
     pub fn from_args(global: &GlobalArgs) -> Self {
-        match (global.quiet, global.json) {
-            (2.., _) => Self::Silent,
-            (_, true) => Self::Json,
-            (1, false) => Self::Quiet,
-            (0, false) => Self::Human,
+        OutputFlags { quiet: global.quiet.into(), json: global.json }.output()
+    }
+
+    /// Reads the wish from a command line that clap has refused: flags are taken at their word,
+    /// even where they may be the value of another.
+    #[must_use]
+    pub fn from_argv(argv: &[OsString]) -> Self {
+        let words = argv.iter().filter_map(|arg| arg.to_str()).take_while(|word| *word != "--");
+        let mut flags = OutputFlags::default();
+        for word in words {
+            match (word, word.strip_prefix('-')) {
+                ("--json", _) => flags.json = true,
+                ("--quiet", _) => flags.quiet += 1,
+                // Flags without a value may share one dash.
+                (_, Some(letters)) if letters.chars().all(|c| "hnqvVy".contains(c)) => {
+                    flags.quiet += letters.matches('q').count();
+                }
+                _ => {}
+            }
+        }
+        flags.output()
+    }
+}
+
+/// The flags that an [`Output`] follows from.
+#[derive(Default)]
+struct OutputFlags {
+    /// How often `-q` was given.
+    quiet: usize,
+    json: bool,
+}
+
+impl OutputFlags {
+    fn output(&self) -> Output {
+        match (self.quiet, self.json) {
+            (2.., _) => Output::Silent,
+            (_, true) => Output::Json,
+            (1, false) => Output::Quiet,
+            (0, false) => Output::Human,
         }
     }
 }
@@ -65,7 +99,7 @@ impl Context {
         let output = Output::from_args(global);
         let quiet = matches!(output, Output::Quiet | Output::Silent);
         let mode = if quiet { ProgressMode::None } else { settings.progress.value };
-        let sink = bars::sink(mode, variable("TERM").as_deref() == Some(OsStr::new("dumb")));
+        let sink = bars::sink(mode, variable("TERM").as_deref());
         render::install_logging(global.verbose, variable("RUST_LOG"), sink.log_writer());
         let signals = signals::Signals::install();
         if settings.jobs.origin != Origin::Default {

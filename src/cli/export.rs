@@ -1,20 +1,21 @@
 //! `export`: the group of formats, and `export safetensors`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::{Subcommand, ValueEnum, ValueHint};
+use clap::{Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
 use super::outcome::{self, Outcome};
-use super::strip::{CopiedTensor, WrittenFile};
-use super::{export_gguf, resolve, strip};
+use super::written::{
+    CopiedTensor, FolderArgs, Mode, WrittenFile, carry_out, written, written_files,
+};
+use super::{export_gguf, resolve};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::ops::assemble::Output;
-use crate::ops::pack::MAX_SHARD_BYTES;
 use crate::ops::reshard::{self, Options};
 use crate::units;
 
@@ -50,21 +51,11 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
 
 #[derive(Debug, clap::Args)]
 struct SafetensorsArgs {
-    /// The checkpoint: a path, owner/name@revision, or hf://owner/name@revision
-    #[arg(value_name = "CKPT", value_hint = ValueHint::AnyPath)]
-    checkpoint: String,
-    /// The folder to write
-    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    output: PathBuf,
-    /// Start a new file above this size of data (50GB when not given)
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
-    max_shard_size: Option<u64>,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// Cast floating tensors, rounding to nearest even
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
-    /// Print what would be written, write nothing
-    #[arg(short = 'n', long)]
-    dry_run: bool,
 }
 
 /// The types to cast to, as vLLM spells them.
@@ -119,32 +110,33 @@ impl outcome::Document for Document<'_> {
 }
 
 fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
-    let local = resolve::resolve_one(&args.checkpoint, ctx)?;
+    let local = resolve::resolve_one(&args.folder.checkpoint, ctx)?;
     let checkpoint = Checkpoint::open(&local.path)?;
     let options = Options {
-        max_shard_bytes: args.max_shard_size.unwrap_or(MAX_SHARD_BYTES),
+        max_shard_bytes: args.folder.max_shard_bytes(),
         dtype: args.dtype.map(DtypeArg::dtype),
     };
-    let plan = reshard::plan(&checkpoint, &args.output, &options)?;
-    let done = strip::carry_out(&plan.assembly, checkpoint.set(), "export", args.dry_run, ctx)?;
+    let (output, mode) = (&args.folder.output, args.folder.mode());
+    let plan = reshard::plan(&checkpoint, output, &options)?;
+    let done = carry_out(&plan.assembly, checkpoint.set(), "export", mode, ctx)?;
     let document = Document {
         checkpoint: &local.label,
-        output: &args.output,
-        dry_run: args.dry_run,
-        files: strip::written_files(&plan.assembly),
+        output,
+        dry_run: mode == Mode::Show,
+        files: written_files(&plan.assembly),
         total_bytes: plan.assembly.len_bytes(),
         casts: plan.casts,
         left_out: &plan.left_out,
         tensors: done.proofs.iter().map(CopiedTensor::from).collect(),
         already_done: done.found == Output::Finished,
     };
-    let mut text = strip::written(&plan.assembly, done.found, args.dry_run)?;
+    let mut text = written(&plan.assembly, done.found, mode)?;
     if plan.casts > 0 {
         text += &format!("  cast     {}\n", units::plural(plan.casts as u64, "tensor"));
     }
     if !plan.left_out.is_empty() {
         text += &format!("  left out {}\n", plan.left_out.join(", "));
     }
-    let quiet = args.output.display().to_string();
+    let quiet = output.display().to_string();
     Ok(Outcome::new(&document).human(text).quiet(quiet))
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::outcome::{self, Outcome};
 use super::resolve;
+use super::written::{DryRun, Mode};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::fsio;
@@ -53,9 +54,8 @@ pub struct Args {
     /// llama.cpp's name of the pre-tokenizer, for a tokenizer that is not recognised
     #[arg(long, value_name = "NAME")]
     pre: Option<String>,
-    /// Print what would be written, and write nothing
-    #[arg(short = 'n', long)]
-    dry_run: bool,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 /// [`OutType`], as the command line spells it.
@@ -192,17 +192,18 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let local = resolve::resolve_one(&args.checkpoint, ctx)?;
     let checkpoint = Checkpoint::open(&local.path)?;
     let plan = export_gguf::plan(&checkpoint, &args.options())?;
-    let found = if args.dry_run {
+    let mode = args.dry_run.mode();
+    let found = if mode == Mode::Show {
         export_gguf::check_outputs(&plan)?
     } else {
         let written = export_gguf::run(&plan, ctx.progress().as_ref(), &ctx.cancel())?;
         written.into_iter().map(|file| file.found).collect()
     };
     let free_bytes = plan.files.first().map(|f| fsio::free_space(fsio::parent(&f.path)));
-    Ok(outcome(&plan, &args, &found, free_bytes.transpose()?))
+    Ok(outcome(&plan, mode, &found, free_bytes.transpose()?))
 }
 
-fn outcome(plan: &Plan<'_>, args: &Args, found: &[Output], free_bytes: Option<u64>) -> Outcome {
+fn outcome(plan: &Plan<'_>, mode: Mode, found: &[Output], free_bytes: Option<u64>) -> Outcome {
     let file_type = plan.file_type.tensor_type.name();
     let files = plan.files.iter().zip(found).map(|(file, found)| WrittenFile {
         path: &file.path,
@@ -211,7 +212,7 @@ fn outcome(plan: &Plan<'_>, args: &Args, found: &[Output], free_bytes: Option<u6
         already_done: *found == Output::Finished,
     });
     let document = Document {
-        dry_run: args.dry_run,
+        dry_run: mode == Mode::Show,
         file_type,
         total_bytes: plan.len_bytes(),
         free_bytes,
@@ -222,16 +223,16 @@ fn outcome(plan: &Plan<'_>, args: &Args, found: &[Output], free_bytes: Option<u6
     };
     let mut human = String::new();
     for (file, found) in plan.files.iter().zip(found) {
-        let done = match (found, args.dry_run) {
+        let done = match (found, mode) {
             (Output::Free, _) => "",
-            (Output::Finished, false) => "  already done, every byte compared",
-            (Output::Finished, true) => "  already there, by its head and size",
+            (Output::Finished, Mode::CarryOut) => "  already done, every byte compared",
+            (Output::Finished, Mode::Show) => "  already there, by its head and size",
         };
         let tensors = units::plural(file.tensors.len() as u64, "tensor");
         let (path, size) = (file.path.display(), units::bytes(file.len_bytes));
         writeln!(human, "{path}  {size}  {tensors}  {file_type}{done}").expect("strings grow");
     }
-    if let (true, Some(free)) = (args.dry_run, free_bytes) {
+    if let (Mode::Show, Some(free)) = (mode, free_bytes) {
         let (needed, free) = (units::bytes(plan.len_bytes()), units::bytes(free));
         writeln!(human, "would write {needed}, {free} are free").expect("strings grow");
     }

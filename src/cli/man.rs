@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::args;
 use super::context::Context;
 use super::outcome::{self, Outcome};
+use super::written::{DryRun, Mode};
 use crate::error::Result;
 use crate::fsio;
 
@@ -18,9 +19,8 @@ pub struct Args {
     /// The folder to write to
     #[arg(value_hint = ValueHint::DirPath)]
     dir: PathBuf,
-    /// Say what would be written
-    #[arg(short = 'n', long)]
-    dry_run: bool,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 /// The JSON document.
@@ -45,14 +45,15 @@ pub fn run(args: Args, _: &Context) -> Result<Outcome> {
     command.build();
     let mut pages = Vec::new();
     collect(&command, "tmax-ckpt", &args.dir, &mut pages)?;
-    if !args.dry_run {
+    let mode = args.dry_run.mode();
+    if mode == Mode::CarryOut {
         for (path, bytes) in &pages {
             fsio::write_atomic(path, bytes)?;
         }
     }
     let paths: Vec<String> = pages.iter().map(|(path, _)| path.display().to_string()).collect();
     let text = paths.join("\n");
-    let document = Document { files: &paths, dry_run: args.dry_run };
+    let document = Document { files: &paths, dry_run: mode == Mode::Show };
     Ok(Outcome::new(&document).human(text.clone()).quiet(text))
 }
 

@@ -43,6 +43,7 @@ pub mod steps;
 pub mod strip;
 pub mod tasks;
 pub mod verify;
+mod written;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -51,7 +52,7 @@ use clap::FromArgMatches as _;
 
 use crate::error::Result;
 use args::{Cli, Command};
-use context::Context;
+use context::{Context, Output};
 pub use outcome::Outcome;
 
 /// Runs the program with `argv` (the program's name first) and returns its exit code.
@@ -63,7 +64,7 @@ pub fn main(argv: Vec<OsString>) -> ExitCode {
 }
 
 fn run(argv: Vec<OsString>) -> u8 {
-    let wants_json = argv.iter().any(|arg| arg == "--json");
+    let wanted = Output::from_argv(&argv);
     let argv = args::format_as_subcommand(argv, &args::command());
     let again = argv.clone();
     let parsed = args::command()
@@ -71,18 +72,19 @@ fn run(argv: Vec<OsString>) -> u8 {
         .and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return render::usage(&args::explain(error, again), wants_json),
+        Err(error) => return render::usage(&args::explain(error, again), wanted),
     };
+    let output = Output::from_args(&cli.global);
     let ctx = match Context::new(&cli.global, &matches) {
         Ok(ctx) => ctx,
-        Err(error) => return render::error(&error, cli.global.json),
+        Err(error) => return render::error(&error, output),
     };
     let result = dispatch(cli.command, &ctx);
     // Nothing, if the command has finished its job.
     ctx.progress().stop();
     match result {
-        Ok(outcome) => render::outcome(&outcome, &cli.global),
-        Err(error) => render::error(&ctx.name_the_signal(error), cli.global.json),
+        Ok(outcome) => render::outcome(&outcome, output),
+        Err(error) => render::error(&ctx.name_the_signal(error), output),
     }
 }
 

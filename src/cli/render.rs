@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{ColorMode, GlobalArgs};
+use super::args::ColorMode;
 use super::bars::LogWriter;
 use super::context::Output;
 use super::outcome::{Document, Outcome, printed};
@@ -68,8 +68,8 @@ pub fn stderr_text(text: &str) {
 }
 
 /// Prints an outcome and returns the exit code.
-pub fn outcome(outcome: &Outcome, global: &GlobalArgs) -> u8 {
-    match Output::from_args(global) {
+pub fn outcome(outcome: &Outcome, output: Output) -> u8 {
+    match output {
         Output::Json => stdout_line(&outcome.json()),
         Output::Human => {
             stdout_text(&with_newline(outcome.human_text()));
@@ -80,7 +80,7 @@ pub fn outcome(outcome: &Outcome, global: &GlobalArgs) -> u8 {
         Output::Quiet => stdout_text(&with_newline(outcome.quiet_text())),
         Output::Silent => {}
     }
-    let speaks = matches!(Output::from_args(global), Output::Human | Output::Quiet);
+    let speaks = matches!(output, Output::Human | Output::Quiet);
     if let Some(problem) = outcome.problem_text().filter(|_| speaks) {
         stderr_text(&error_text(&problem.message, &[], &problem.help));
     }
@@ -91,33 +91,37 @@ fn with_newline(text: &str) -> String {
     if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
 }
 
-/// Prints an error and returns its exit code.
-pub fn error(error: &Error, as_json: bool) -> u8 {
+/// Prints an error, unless nothing but the exit code is wanted, and returns that.
+pub fn error(error: &Error, output: Output) -> u8 {
     let kind = error.kind();
-    let message = error.to_string();
-    if as_json {
-        stderr_text(&error_json(kind, error.id(), &message, &error.causes(), &error.help()));
-    } else {
-        stderr_text(&error_text(&message, &error.causes(), &error.help()));
+    let (message, causes, help) = (error.to_string(), error.causes(), error.help());
+    match output {
+        Output::Json => stderr_text(&error_json(kind, error.id(), &message, &causes, &help)),
+        Output::Human | Output::Quiet => stderr_text(&error_text(&message, &causes, &help)),
+        Output::Silent => {}
     }
     kind.exit_code()
 }
 
 /// Prints what clap has to say, help and version included, and returns the exit code.
-pub fn usage(error: &clap::Error, as_json: bool) -> u8 {
+pub fn usage(error: &clap::Error, output: Output) -> u8 {
     if !error.use_stderr() {
         stdout_text(&error.render().ansi().to_string());
         return 0;
     }
-    if as_json {
-        let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default();
-        let message = message.strip_prefix("error: ").unwrap_or(message);
-        let help = vec!["`tmax-ckpt --help` lists the commands and flags".to_owned()];
-        stderr_text(&error_json(Kind::Usage, "usage", message, &[], &help));
-    } else {
+    match output {
+        Output::Json => {
+            let text = error.render().to_string();
+            let message = text.lines().next().unwrap_or_default();
+            let message = message.strip_prefix("error: ").unwrap_or(message);
+            let help = vec!["`tmax-ckpt --help` lists the commands and flags".to_owned()];
+            stderr_text(&error_json(Kind::Usage, "usage", message, &[], &help));
+        }
         // One word for advice everywhere.
-        stderr_text(&error.render().ansi().to_string().replace("tip:", "help:"));
+        Output::Human | Output::Quiet => {
+            stderr_text(&error.render().ansi().to_string().replace("tip:", "help:"));
+        }
+        Output::Silent => {}
     }
     Kind::Usage.exit_code()
 }

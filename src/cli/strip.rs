@@ -1,19 +1,20 @@
 //! `strip`: the language model alone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::{ValueEnum, ValueHint};
+use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
 use super::outcome::{self, Outcome};
 use super::resolve;
-use crate::checkpoint::{Checkpoint, TensorSet};
+use super::written::{
+    CopiedTensor, FolderArgs, Mode, WrittenFile, carry_out, written, written_files,
+};
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::fsio;
-use crate::ops::assemble::{Assembly, Done, Output, TensorProof};
-use crate::ops::pack::MAX_SHARD_BYTES;
+use crate::ops::assemble::Output;
 use crate::ops::strip::{self, Layout, Mtp, Options, Plan, Reason};
 use crate::units;
 
@@ -24,24 +25,14 @@ use crate::units;
 /// and left as it is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The checkpoint: a path, owner/name@revision, or hf://owner/name@revision
-    #[arg(value_name = "CKPT", value_hint = ValueHint::AnyPath)]
-    checkpoint: String,
-    /// The folder to write
-    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    output: PathBuf,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// Names and config of the output
     #[arg(long, value_enum, default_value_t = LayoutArg::Composite)]
     layout: LayoutArg,
     /// Drop a whole MTP head too
     #[arg(long)]
     no_mtp: bool,
-    /// Start a new file above this size of data
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
-    max_shard_size: Option<u64>,
-    /// Print what would be written, write nothing
-    #[arg(short = 'n', long)]
-    dry_run: bool,
 }
 
 /// The layouts.
@@ -84,18 +75,6 @@ impl outcome::Document for Document<'_> {
     const NAME: &'static str = "strip/1";
 }
 
-/// A file of an output.
-#[derive(Serialize, JsonSchema)]
-pub(super) struct WrittenFile<'a> {
-    /// Its name.
-    name: &'a str,
-    /// Its size.
-    len_bytes: u64,
-    /// How many tensors it holds, if it is a file of tensors.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tensors: Option<usize>,
-}
-
 /// A tensor that is not in the output.
 #[derive(Serialize, JsonSchema)]
 struct Dropped<'a> {
@@ -119,32 +98,12 @@ enum ReasonWord {
     DuplicateHead,
 }
 
-/// A tensor of an output.
-#[derive(Serialize, JsonSchema)]
-pub(super) struct CopiedTensor<'a> {
-    /// The file that holds it.
-    file: &'a str,
-    /// The name it is stored under.
-    name: &'a str,
-    /// The hash of its bytes there.
-    sha256: &'a str,
-    /// Its size there.
-    len_bytes: u64,
-}
-
-impl<'a> From<&'a TensorProof> for CopiedTensor<'a> {
-    fn from(proof: &'a TensorProof) -> Self {
-        let TensorProof { file, name, sha256, len_bytes } = proof;
-        Self { file, name, sha256, len_bytes: *len_bytes }
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
 /// The checkpoint is not found, unsound or incomplete; the output exists; a failed write.
 pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
-    let local = resolve::resolve_one(&args.checkpoint, ctx)?;
+    let local = resolve::resolve_one(&args.folder.checkpoint, ctx)?;
     let checkpoint = Checkpoint::open(&local.path)?;
     let options = Options {
         layout: match args.layout {
@@ -152,10 +111,11 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
             LayoutArg::Text => Layout::Text,
         },
         mtp: if args.no_mtp { Mtp::Drop } else { Mtp::Keep },
-        max_shard_bytes: args.max_shard_size.unwrap_or(MAX_SHARD_BYTES),
+        max_shard_bytes: args.folder.max_shard_bytes(),
     };
-    let plan = strip::plan(&checkpoint, &args.output, &options)?;
-    let done = carry_out(&plan.assembly, checkpoint.set(), "strip", args.dry_run, ctx)?;
+    let (output, mode) = (&args.folder.output, args.folder.mode());
+    let plan = strip::plan(&checkpoint, output, &options)?;
+    let done = carry_out(&plan.assembly, checkpoint.set(), "strip", mode, ctx)?;
     let dropped = plan.dropped.iter().map(|(reason, tensor)| Dropped {
         name: tensor.stored.as_str(),
         reason: reason_word(*reason),
@@ -163,8 +123,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     });
     let document = Document {
         checkpoint: &local.label,
-        output: &args.output,
-        dry_run: args.dry_run,
+        output,
+        dry_run: mode == Mode::Show,
         files: written_files(&plan.assembly),
         total_bytes: plan.assembly.len_bytes(),
         dropped: dropped.collect(),
@@ -174,8 +134,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         tensors: done.proofs.iter().map(CopiedTensor::from).collect(),
         already_done: done.found == Output::Finished,
     };
-    let text = human(&plan, done.found, args.dry_run)?;
-    let quiet = args.output.display().to_string();
+    let text = human(&plan, done.found, mode)?;
+    let quiet = output.display().to_string();
     Ok(Outcome::new(&document).human(text).quiet(quiet))
 }
 
@@ -187,8 +147,8 @@ fn reason_word(reason: Reason) -> ReasonWord {
     }
 }
 
-fn human(plan: &Plan, found: Output, dry_run: bool) -> Result<String> {
-    let mut text = written(&plan.assembly, found, dry_run)?;
+fn human(plan: &Plan, found: Output, mode: Mode) -> Result<String> {
+    let mut text = written(&plan.assembly, found, mode)?;
     let kinds = [
         (Reason::Vision, "vision"),
         (Reason::Mtp, "mtp"),
@@ -212,54 +172,4 @@ fn human(plan: &Plan, found: Output, dry_run: bool) -> Result<String> {
         text += &format!("  left out {}\n", plan.left_out.join(", "));
     }
     Ok(text)
-}
-
-/// Runs the plan, or only looks at what has the output's name.
-pub(super) fn carry_out(
-    assembly: &Assembly,
-    set: &TensorSet,
-    job: &str,
-    dry_run: bool,
-    ctx: &Context,
-) -> Result<Done> {
-    if dry_run {
-        return Ok(Done { found: assembly.check_output()?, proofs: Vec::new() });
-    }
-    assembly.run(set, job, &*ctx.progress(), &ctx.cancel())
-}
-
-/// Says what is or would be written: the head of the text of every writer of checkpoints.
-pub(super) fn written(assembly: &Assembly, found: Output, dry_run: bool) -> Result<String> {
-    let bytes = units::bytes(assembly.len_bytes());
-    let tensors: usize = assembly.files.iter().map(|f| f.tensors.len()).sum();
-    let out = assembly.out.display();
-    let what = format!(
-        "{out}  {bytes}  {} in {}",
-        units::plural(tensors as u64, "tensor"),
-        units::plural(assembly.files.len() as u64, "file")
-    );
-    if found == Output::Finished {
-        let checked = if dry_run { "by names, sizes and headers" } else { "every byte compared" };
-        return Ok(format!("{what}: already done, {checked}\n"));
-    }
-    if dry_run {
-        let free = units::bytes(fsio::free_space(&assembly.out)?);
-        return Ok(format!("would write {what}; {free} free\n"));
-    }
-    Ok(format!("{what}, every byte read back and compared\n"))
-}
-
-/// The files of an output for JSON.
-pub(super) fn written_files(assembly: &Assembly) -> Vec<WrittenFile<'_>> {
-    let shards = assembly.files.iter().map(|file| WrittenFile {
-        name: &file.name,
-        len_bytes: file.layout.len_bytes,
-        tensors: Some(file.tensors.len()),
-    });
-    let small = assembly.small.iter().map(|(name, bytes)| WrittenFile {
-        name,
-        len_bytes: bytes.len() as u64,
-        tensors: None,
-    });
-    shards.chain(small).collect()
 }

@@ -42,12 +42,21 @@ pub(super) struct Fetch {
     pub progress: SharedProgress,
 }
 
+/// How a file is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What is missing, over several connections; in one piece if the server knows no ranges.
+    Ranges,
+    /// From the first byte to the last, over one connection.
+    Whole,
+}
+
 /// Fetches what a part file misses, hashes it all, and says whether the hash is right. A wrong
 /// one is fetched anew once, in one piece: a proxy may have mixed up ranges.
 pub(super) async fn complete(fetch: &Fetch, part: &Arc<PartFile>) -> Result<()> {
     let mut wrong = None;
-    for whole in [false, true] {
-        let got = attempt(fetch, part, whole).await?;
+    for way in [Way::Ranges, Way::Whole] {
+        let got = attempt(fetch, part, way).await?;
         if got == fetch.file.hash {
             return Ok(());
         }
@@ -70,14 +79,14 @@ impl Drop for StopOnDrop {
     }
 }
 
-async fn attempt(fetch: &Fetch, part: &Arc<PartFile>, whole: bool) -> Result<Hash> {
+async fn attempt(fetch: &Fetch, part: &Arc<PartFile>, way: Way) -> Result<Hash> {
     let stop = StopOnDrop(Arc::clone(part));
     let hash = tokio::task::spawn_blocking({
         let part = Arc::clone(part);
         move || part.hash()
     });
     let arrived = tokio::select! {
-        arrived = arrive(fetch, part, whole) => arrived,
+        arrived = arrive(fetch, part, way) => arrived,
         failed = checkpoints(part) => failed,
     };
     if let Err(error) = arrived {
@@ -92,8 +101,8 @@ async fn attempt(fetch: &Fetch, part: &Arc<PartFile>, whole: bool) -> Result<Has
     hash.ok_or_else(|| Error::Worker("the hash was stopped".into()))
 }
 
-async fn arrive(fetch: &Fetch, part: &Arc<PartFile>, whole: bool) -> Result<()> {
-    if whole {
+async fn arrive(fetch: &Fetch, part: &Arc<PartFile>, way: Way) -> Result<()> {
+    if way == Way::Whole {
         return fetch_whole(fetch, part).await;
     }
     match fetch_ranges(fetch, part).await {

@@ -106,7 +106,7 @@ const TEMPLATES_DIR: &str = "additional_chat_templates";
 /// embedding; a file beside the tensors cannot be read.
 pub fn plan(checkpoint: &Checkpoint, out: &Path, options: &Options) -> Result<Plan> {
     require_text(checkpoint)?;
-    let keep_mtp = keeps_mtp(checkpoint, options.mtp);
+    let mtp = fate_of_mtp(checkpoint, options.mtp);
     let namespace = match (checkpoint.config.architecture, options.layout) {
         (Architecture::Qwen3_5, Layout::Composite) => Namespace::Composite,
         (Architecture::Qwen3_5, Layout::Text) | (Architecture::Qwen3, _) => Namespace::Text,
@@ -114,13 +114,13 @@ pub fn plan(checkpoint: &Checkpoint, out: &Path, options: &Options) -> Result<Pl
     let mut kept = Vec::new();
     let mut dropped = Vec::new();
     for tensor in checkpoint.tensors() {
-        match drop_reason(checkpoint, tensor, keep_mtp)? {
+        match drop_reason(checkpoint, tensor, mtp)? {
             Some(reason) => dropped.push((reason, tensor.clone())),
             None => kept.push(output_tensor(tensor, namespace)),
         }
     }
     let renamed = kept.iter().filter(|t| t.stored != t.source.stored).count();
-    let mtp_layers = if keep_mtp { checkpoint.mtp_layers_present() } else { 0 };
+    let mtp_layers = if mtp == Mtp::Keep { checkpoint.mtp_layers_present() } else { 0 };
     let (config, config_changes) = rewrite_config(checkpoint, namespace, mtp_layers);
     let (mut small, left_out) = small_files(&checkpoint.dir, STALE)?;
     small.push((CONFIG_FILE.into(), config_bytes(&config)));
@@ -136,7 +136,7 @@ fn output_tensor(tensor: &Tensor, namespace: Namespace) -> OutputTensor {
 }
 
 /// An MTP head stays if it is wanted, declared in as many layers as are there, and whole.
-fn keeps_mtp(checkpoint: &Checkpoint, mtp: Mtp) -> bool {
+fn fate_of_mtp(checkpoint: &Checkpoint, mtp: Mtp) -> Mtp {
     let layers = checkpoint.mtp_layers_present();
     let wanted = mtp == Mtp::Keep && layers > 0;
     let declared = checkpoint.config.text.mtp_num_hidden_layers == layers;
@@ -144,13 +144,13 @@ fn keeps_mtp(checkpoint: &Checkpoint, mtp: Mtp) -> bool {
         let problems = compare(&checkpoint.config, checkpoint.tensors(), &[Part::Mtp]);
         !problems.iter().any(|p| !matches!(p, Problem::Unexpected { .. }))
     };
-    wanted && declared && whole()
+    if wanted && declared && whole() { Mtp::Keep } else { Mtp::Drop }
 }
 
-fn drop_reason(checkpoint: &Checkpoint, tensor: &Tensor, keep_mtp: bool) -> Result<Option<Reason>> {
+fn drop_reason(checkpoint: &Checkpoint, tensor: &Tensor, mtp: Mtp) -> Result<Option<Reason>> {
     match tensor.part() {
         Some(Part::Vision) => Ok(Some(Reason::Vision)),
-        Some(Part::Mtp) if !keep_mtp => Ok(Some(Reason::Mtp)),
+        Some(Part::Mtp) if mtp == Mtp::Drop => Ok(Some(Reason::Mtp)),
         _ if tensor.name == "lm_head.weight" && checkpoint.config.text.tie_word_embeddings => {
             let embedding = checkpoint.find("model.embed_tokens.weight");
             let same = embedding.is_some_and(|e| {

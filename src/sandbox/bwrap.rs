@@ -194,7 +194,7 @@ impl Bwrap {
             .map_err(Error::io("start the sandbox"))?;
         // Dropped now, so that the socket closes when the sandbox dies.
         drop(command);
-        let report = report(host, filter.is_some(), limits);
+        let report = report(host, filter.as_deref(), limits);
         let link = Link::new(ours)?;
         let disk = disk::Watch::new(&spec.scratch, spec.limits.disk_bytes);
         let mut sandbox =
@@ -585,9 +585,9 @@ fn bwrap_args(host: &Host, spec: &Spec, overlays: &[(PathBuf, PathBuf)]) -> Vec<
     args
 }
 
-fn report(host: &Host, filtered: bool, limits: Vec<super::Enforced>) -> Report {
+fn report(host: &Host, filter: Option<&Path>, limits: Vec<super::Enforced>) -> Report {
     let mut notes = vec!["shares the host's kernel and programs".to_owned()];
-    notes.push(if filtered {
+    notes.push(if filter.is_some() {
         format!("{} system calls are refused", seccomp::DENIED.len() + seccomp::DENIED_HERE.len())
     } else {
         "no system calls are refused: no filter is known for this processor".into()
