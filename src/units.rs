@@ -67,10 +67,22 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Returns `1 file` or `3 files`.
+/// Returns `1 file`, `3 files` or `2 trajectories`.
 #[must_use]
 pub fn plural(n: u64, word: &str) -> String {
-    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
+    amount(n as f64, word)
+}
+
+/// Returns `1 point`, `0.5 points` or `2 points`: two digits after the point at most.
+#[must_use]
+pub fn amount(value: f64, word: &str) -> String {
+    let digits = format!("{value:.2}");
+    let digits = digits.trim_end_matches('0').trim_end_matches('.');
+    match word.strip_suffix('y') {
+        _ if digits == "1" => format!("1 {word}"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{digits} {stem}ies"),
+        _ => format!("{digits} {word}s"),
+    }
 }
 
 /// Returns bytes as lower-case hexadecimal digits.
@@ -86,7 +98,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, count, duration, parse_size, plural};
+    use super::{amount, bytes, count, duration, parse_size, plural};
 
     #[test]
     fn sizes_read_as_people_write_them() {
@@ -97,6 +109,13 @@ mod tests {
         assert_eq!(count(1_882_000_000), "1.9 B");
         assert_eq!(duration(62.0), "1m 02s");
         assert_eq!(plural(1, "file"), "1 file");
+        assert_eq!(plural(20, "file"), "20 files");
+        assert_eq!(plural(0, "trajectory"), "0 trajectories");
+        assert_eq!(plural(2, "key"), "2 keys");
+        assert_eq!(amount(0.01 * 100.0, "point"), "1 point");
+        assert_eq!(amount(0.07 * 100.0, "point"), "7 points");
+        assert_eq!(amount(0.5, "point"), "0.5 points");
+        assert_eq!(plural(u64::MAX >> 12, "byte"), "4503599627370495 bytes");
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn run(job: &Job) -> Vec<TrialRecord> {
 }
 
 /// Checks `file` of a job folder against one of Harbor's schemas.
-fn assert_valid(schema: &str, file: &Path) {
+pub fn assert_valid(schema: &str, file: &Path) {
     let read = |path: &Path| -> Value {
         serde_json::from_slice(&std::fs::read(path).expect("reads")).expect("is JSON")
     };
@@ -340,7 +340,8 @@ fn published_harbor_jobs_give_the_published_means() {
         eprintln!("SKIPPED: the published trials are not here ({})", data.display());
         return;
     }
-    for (name, percent, error) in [("Qwen3.5-9B", 21.124, 1.21), ("tmax-9b", 27.191, 1.03)] {
+    let published = [("Qwen3.5-9B", 21.124, 1.21, 33.71), ("tmax-9b", 27.191, 1.03, 40.45)];
+    for (name, percent, error, pass_at_5) in published {
         let records = import::read(&data.join(name)).expect("reads").records;
         assert_eq!(records.len(), 445, "{name}");
         let summary = import::summarise(&records);
@@ -352,6 +353,9 @@ fn published_harbor_jobs_give_the_published_means() {
             tasks.entry(&record.task).or_default().push(record.score().expect("counts"));
         }
         assert!(records.iter().all(|r| r.attempt < 5));
+        let ks: Vec<usize> = summary[0].pass_at_k.iter().map(|p| p.k).collect();
+        assert_eq!(ks, [2, 4, 5], "{name}");
+        assert!((100.0 * summary[0].pass_at_k[2].value - pass_at_5).abs() < 0.005, "{name}");
         let variance: f64 = tasks
             .values()
             .map(|scores| {
@@ -396,11 +400,13 @@ fn the_command_prints_json_lines_and_goes_on_where_it_stopped() {
         assert_eq!(lines.len(), 3);
         assert_eq!((&lines[0]["task"], &lines[0]["score"]), (&json!("answer"), &json!(1.0)));
         assert_eq!(lines[2]["steps"][0]["mean"], 1.0);
+        assert_eq!(lines[2]["steps"][0]["pass_at_k"], json!([{"k": 2, "value": 1.0}]));
     }
     let mut import = super::cli::binary(dir.path());
     let imported = import.args(["score", "import", "job"]).output().expect("runs");
     let text = String::from_utf8_lossy(&imported.stdout).into_owned();
     assert!(text.contains("100.000%"), "{text}");
+    assert!(text.contains("pass@2 oracle 100.0\n"), "{text}");
     let refused = score(&["--agent", "oracle", "--attempts", "2", "--seed", "5"]);
     assert_eq!(refused.status.code(), Some(2));
     assert_eq!(score(&[]).status.code(), Some(2));

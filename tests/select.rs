@@ -184,6 +184,29 @@ pub fn write_job(dir: &Path, task: &str, rewards: &[f64]) {
 }
 
 #[test]
+fn a_confirmation_of_another_step_is_left_out_and_said() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    for (step, rewards) in [("step_1", [0.0; 6]), ("step_2", [1.0; 6])] {
+        write_job(&scratch.path().join(step), "a", &rewards);
+    }
+    let path = scratch.path().join("step_1/t__0/result.json");
+    let text = std::fs::read_to_string(&path).expect("reads");
+    let mut result: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    result["agent_result"] = serde_json::json!({"metadata": {"attempt": 0, "confirms": true}});
+    std::fs::write(&path, result.to_string()).expect("written");
+    let from = scratch.path().to_str().expect("text");
+    let run = select(&["--from", from, "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&run.stdout).expect("one document");
+    assert_eq!(json["picked"], "step_2");
+    assert_eq!(json["steps"][0]["endings"]["graded"], 5);
+    assert_eq!(json["curse"]["confirmed_rollouts"], 0);
+    let run = select(&["--from", from]);
+    let notes = String::from_utf8_lossy(&run.stderr).into_owned();
+    let said = "1 rollout that confirmed step_1, which is not picked, left out";
+    assert!(notes.contains(said), "{notes}");
+}
+
+#[test]
 fn foreign_names_cannot_write_markup() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let hostile = "</script><img src=x onerror=alert(1)>";

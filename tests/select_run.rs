@@ -19,12 +19,12 @@ fn select(steps: &[u32], tasks: &[&str], dir: &Path, more: &[&str]) -> Command {
     command.args(steps.iter().map(|step| format!("fixtures/tiny-raw/step_{step}")));
     command.args(["--tasks", "fixtures/tasks", "--max-steps", "8", "--max-tokens", "96"]);
     command.args(tasks.iter().flat_map(|task| ["--task", task]));
-    command.args(["--no-config", "--progress", "none", "--json", "--output"]).arg(dir).args(more);
+    command.args(["--no-config", "--progress", "none", "--output"]).arg(dir).args(more);
     command
 }
 
 fn document(mut command: Command) -> Value {
-    let output = command.output().expect("the program starts");
+    let output = command.arg("--json").output().expect("the program starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("one document")
 }
@@ -111,6 +111,54 @@ fn a_killed_run_goes_on_and_counts_no_trial_twice() {
     assert_eq!(again["steps"], resumed["steps"]);
 }
 
+/// Returns what a call prints for people: the answer, and the notes below it.
+fn printed(mut command: Command) -> [String; 2] {
+    let output = command.output().expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("is UTF-8");
+    assert!(output.status.success(), "{}", text(output.stderr));
+    [text(output.stdout), text(output.stderr)]
+}
+
+#[test]
+fn confirming_trials_are_told_apart_from_those_that_chose() {
+    if !sandbox_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let job = dir.path().join("job");
+    let sure = ["--confidence", "0.9999", "--budget", "12"];
+    let run = |more: &[&str]| select(&[300, 600], &TASKS[..2], &job, &[&sure[..], more].concat());
+    let alone = document(run(&[]));
+    assert_eq!(finished_trials(&job), 12);
+    let confirmed = document(run(&["--confirm", "3"]));
+    // The same trials chose, and the fresh ones are no attempts that a choice may see.
+    assert_eq!(finished_trials(&job), 15);
+    assert_eq!((&confirmed["steps"], &confirmed["picked"]), (&alone["steps"], &alone["picked"]));
+    assert_eq!(confirmed["curse"]["confirmed_rollouts"], 3);
+    assert_eq!(confirmed["curse"]["confirmed_tasks"], 2);
+    let trials = std::fs::read_dir(&job).expect("lists").flatten().map(|e| e.path());
+    let fresh: Vec<_> = trials
+        .map(|trial| trial.join("result.json"))
+        .filter(|result| std::fs::read_to_string(result).is_ok_and(|r| r.contains("\"confirms\"")))
+        .collect();
+    assert_eq!(fresh.len(), 3);
+    fresh.iter().for_each(|file| super::score::assert_valid("trial-result.json", file));
+    // Read back from the folder it is the same answer, in the document and in print.
+    let from = || {
+        let mut from = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"));
+        from.args(["select", "--no-config", "--progress", "none"]).args(&sure[..2]);
+        from.arg("--from").arg(&job);
+        from
+    };
+    let read = document(from());
+    for key in ["picked", "best", "certainty", "tasks", "curse"] {
+        assert_eq!(read[key], confirmed[key], "{key}");
+    }
+    let ours = printed(run(&["--confirm", "3"]));
+    assert_eq!(ours, printed(from()));
+    assert!(ours.concat().contains("3 fresh rollouts of "), "{ours:?}");
+}
+
 #[test]
 fn allocations_and_budgets_do_what_they_say() {
     if !sandbox_works() {
@@ -129,7 +177,7 @@ fn allocations_and_budgets_do_what_they_say() {
     // Read back from its folder, it is the same answer.
     let folder = dir.path().join("uniform");
     let mut from = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"));
-    from.args(["select", "--no-config", "--json", "--confidence", "0.9999999"]);
+    from.args(["select", "--no-config", "--confidence", "0.9999999"]);
     from.args(["--indifference", "0", "--from"]).arg(&folder);
     let read = document(from);
     for key in ["picked", "certainty", "tasks", "indistinguishable"] {

@@ -11,12 +11,14 @@ use super::context::Context;
 
 use super::outcome::{Document, Outcome};
 use super::scoring::{Candidates, EngineArgs, Model, ScoringArgs, with_job_help};
+use super::select_text::pass_at_k;
 use crate::error::Result;
 use crate::harness::import::{self, Imported, StepSummary};
 use crate::harness::job::{Candidate, Job, Who};
 use crate::harness::jobs::JobError;
 use crate::harness::record::TrialRecord;
 use crate::harness::trial::Trial;
+use crate::select::estimate::PassAtK;
 use crate::units::plural;
 
 /// Run the tasks into a job folder of Harbor's layout, resumable; `score import DIR` reads one
@@ -240,13 +242,14 @@ fn outcome(ctx: &Context, dir: &Path, imported: &Imported, which: Emit) -> Outco
     let failures: usize = steps.iter().map(|step| step.infrastructure_failures).sum();
     if failures > 0 {
         outcome = outcome.hint(format!(
-            "note: {failures} trials failed for reasons of the machine and count nowhere; \
-             the same command runs them again"
+            "note: {} failed for reasons of the machine, counted nowhere; the same command tries \
+             again",
+            plural(failures as u64, "trial")
         ));
     }
     if !imported.unfinished.is_empty() {
-        let count = imported.unfinished.len();
-        outcome = outcome.hint(format!("note: {count} trials were begun and not finished"));
+        let trials = plural(imported.unfinished.len() as u64, "trial");
+        outcome = outcome.hint(format!("note: {trials} begun and not finished"));
     }
     outcome
 }
@@ -274,5 +277,7 @@ fn table(steps: &[StepSummary]) -> String {
         )
         .expect("strings grow");
     }
-    text
+    let tries: Vec<(&str, &[PassAtK])> =
+        steps.iter().map(|step| (step.step.as_str(), &step.pass_at_k[..])).collect();
+    text + &pass_at_k(&tries)
 }

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::outcome::{self, Outcome};
 use super::scoring::{Candidates, EngineArgs, Identified, Model, ScoringArgs, identified};
 use super::select_nll::{self, Measured};
-use super::select_run::{self, AllocationChoice, Plan, Ran};
+use super::select_run::{self, AllocationChoice, Plan};
 use super::{select_plan, select_text};
 use crate::error::Result;
 use crate::harness::jobs::{self, Records, Source};
@@ -189,13 +189,13 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         }
     };
     plan.queue = measured.as_ref().map(|measured| measured.ranking.queue());
-    let ran = select_run::run(&plan, ctx)?;
+    let records = select_run::run(&plan, ctx)?;
     let mut notes = candidates.notes.clone();
     if let Some(measured) = &measured {
         notes.push(select_nll::queue_note(measured));
         notes.extend(measured.notes.clone());
     }
-    decide(&ran, measured.as_ref(), notes, &settings, &args, ctx)
+    decide(&records, measured.as_ref(), notes, &settings, &args, ctx)
 }
 
 impl Args {
@@ -236,21 +236,19 @@ fn read(args: &Args, settings: &Settings, ctx: &Context) -> Result<Outcome> {
         let message = "`--metric nll` needs the checkpoints, records are not enough";
         return Err(Failure::Usage(message.into(), help).into());
     }
-    let ran = Ran { records: jobs::read(&args.from)?, fresh: None };
-    decide(&ran, None, Vec::new(), settings, args, ctx)
+    decide(&jobs::read(&args.from)?, None, Vec::new(), settings, args, ctx)
 }
 
 /// Picks from records, and writes the report.
 fn decide(
-    ran: &Ran,
+    records: &Records,
     measured: Option<&Measured>,
     notes: Vec<String>,
     settings: &Settings,
     args: &Args,
     ctx: &Context,
 ) -> Result<Outcome> {
-    let Ran { records, fresh } = ran;
-    let summary = summarise(&records.table, fresh.as_ref(), settings)?;
+    let summary = summarise(&records.table, records.fresh.as_ref(), settings)?;
     let document = Document {
         summary: &summary,
         sources: &records.sources,
@@ -260,7 +258,7 @@ fn decide(
         report: args.report.as_deref(),
     };
     let outcome = Outcome::new(&document);
-    let notes: Vec<String> = notes.into_iter().chain(record_notes(records)).collect();
+    let notes: Vec<String> = notes.into_iter().chain(record_notes(records, &summary)).collect();
     if let Some(path) = &args.report {
         write_report(path, &summary, &outcome, records, &notes, args, ctx)?;
     }
@@ -359,8 +357,15 @@ fn metric_words(args: &Args) -> Vec<String> {
     }
 }
 
-fn record_notes(records: &Records) -> Vec<String> {
+fn record_notes(records: &Records, summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
+    let fresh = records.fresh.iter().flat_map(|fresh| {
+        fresh.steps().iter().enumerate().map(|(step, name)| (name, fresh.attempts(step).count()))
+    });
+    for (step, count) in fresh.filter(|(step, count)| **step != summary.picked && *count > 0) {
+        let rollouts = plural(count as u64, "rollout");
+        notes.push(format!("{rollouts} that confirmed {step}, which is not picked, left out"));
+    }
     if records.unfinished > 0 {
         let trials = plural(records.unfinished as u64, "trial folder");
         notes.push(format!("{trials} without a result.json left out: still running, or cut off"));

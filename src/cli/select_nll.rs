@@ -158,7 +158,7 @@ fn notes(measured: &Measured, found: &[Found], names: &[String]) -> Vec<String> 
         ));
     }
     if measured.replies_left_out > 0 {
-        let replies = counted(measured.replies_left_out, ["reply", "replies"]);
+        let replies = plural(measured.replies_left_out, "reply");
         notes.push(format!("{replies} beyond --max-model-len left out"));
     }
     notes
@@ -303,7 +303,7 @@ pub fn dry_run(
 ) -> Result<Outcome> {
     let mut rows = Vec::new();
     let mut human = String::new();
-    let of = counted(found.len() as u64, ["trajectory", "trajectories"]);
+    let of = plural(found.len() as u64, "trajectory");
     for step in steps {
         let store = Store::open(dir, step, engine)?;
         let done = found.iter().filter(|f| store.values.contains_key(&f.sha256)).count();
@@ -353,15 +353,11 @@ fn text(measured: &Measured) -> String {
         let line = format!("{name:width$}  {:>5}  {:>9.4}  {behind:>18}", step.place, step.nll);
         let _ = writeln!(text, "{}", line.trim_end());
     }
-    let replies = counted(measured.replies, ["reply", "replies"]);
-    let of = counted(ranking.trajectories as u64, ["trajectory", "trajectories"]);
+    let replies = plural(measured.replies, "reply");
+    let of = plural(ranking.trajectories as u64, "trajectory");
     let tokens = plural(ranking.tokens, "token");
     let _ =
         writeln!(text, "{tokens} of {replies} in {of}: mean -ln p a token, ± one standard error");
     let _ = writeln!(text, "No step is picked: {NO_DECISION}.");
     text
-}
-
-fn counted(count: u64, [one, many]: [&str; 2]) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }

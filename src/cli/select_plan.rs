@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::harness::import;
 use crate::name::escape;
 use crate::select::allocate::{Allocation, Budget};
-use crate::units::{duration, plural};
+use crate::units::{amount, duration, plural};
 
 /// The JSON document.
 #[derive(Serialize, JsonSchema)]
@@ -97,21 +97,21 @@ pub fn outcome(plan: &Plan<'_>, trajectories: usize, ctx: &Context) -> Result<Ou
     let _ = writeln!(
         human,
         "would run {} on {} into {}, {} in all, until one is the best with {:.0}% or within {} \
-         points of it",
+         of it",
         allocation_words(plan.allocation),
         plural(tasks.len() as u64, "task"),
         plan.dir.display(),
         budget_words(budget),
         plan.settings.confidence * 100.0,
-        plan.settings.indifference * 100.0,
+        amount(plan.settings.indifference * 100.0, "point"),
     );
     if plan.confirm > 0 {
         let fresh = plural(u64::from(plan.confirm), "fresh rollout");
         let _ = writeln!(human, "then {fresh} of the picked step");
     }
     if trajectories > 0 {
-        let _ =
-            writeln!(human, "first the likelihood of {trajectories} trajectories, for the order");
+        let what = plural(trajectories as u64, "trajectory");
+        let _ = writeln!(human, "first the likelihood of {what}, for the order");
     }
     let document = PlanDocument {
         dry_run: true,

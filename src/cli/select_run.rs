@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::harness::job::{Candidate, Job};
 use crate::harness::jobs::{Records, Source, attempt};
 use crate::harness::record::TrialRecord;
-use crate::harness::trial::Trial;
+use crate::harness::trial::{Purpose, Trial};
 use crate::select::allocate::{Allocation, Allocator, Ask, Budget, Spent};
 use crate::select::rasch::Prior;
 use crate::select::records::Table;
@@ -79,14 +79,6 @@ pub struct Plan<'a> {
     pub queue: Option<Vec<usize>>,
 }
 
-/// What the run gave.
-pub struct Ran {
-    /// The records that the choice rests on.
-    pub records: Records,
-    /// Fresh rollouts of the picked step.
-    pub fresh: Option<Table>,
-}
-
 impl Plan<'_> {
     /// Returns what may be spent on `tasks` tasks.
     #[must_use]
@@ -122,7 +114,7 @@ struct Run<'a> {
 ///
 /// # Errors
 /// Checkpoints, tasks, sandbox or job folder cannot be used; an interruption.
-pub fn run(plan: &Plan<'_>, ctx: &Context) -> Result<Ran> {
+pub fn run(plan: &Plan<'_>, ctx: &Context) -> Result<Records> {
     let models = &plan.candidates.models;
     let candidates: Vec<Candidate> = models.iter().map(|m| m.candidate.clone()).collect();
     let attempts = ATTEMPTS_DEFAULT as u32;
@@ -132,7 +124,7 @@ pub fn run(plan: &Plan<'_>, ctx: &Context) -> Result<Ran> {
     // What is finished is summed up even if the rest failed or was interrupted.
     job.finish()?;
     let fresh = chosen.map_err(|error| with_job_help(error, &plan.dir))?;
-    Ok(Ran { records: run.records()?, fresh })
+    run.records(fresh)
 }
 
 impl<'a> Run<'a> {
@@ -234,7 +226,8 @@ impl<'a> Run<'a> {
     fn trial(&mut self, ask: Ask) -> Trial {
         let next = &mut self.next[ask.step][ask.task];
         *next += 1;
-        Trial { candidate: ask.step, task: ask.task, attempt: *next - 1 }
+        let attempt = *next - 1;
+        Trial { candidate: ask.step, task: ask.task, attempt, purpose: Purpose::Score }
     }
 
     /// Runs trials grouped by checkpoint, so that one at a time is in memory.
@@ -261,25 +254,28 @@ impl<'a> Run<'a> {
     }
 
     /// Runs `count` fresh rollouts of the picked step, task after task.
-    fn confirm(&mut self, picked: usize, count: u32) -> Result<Option<Table>> {
+    fn confirm(&self, picked: usize, count: u32) -> Result<Option<Table>> {
         if count == 0 {
             return Ok(None);
         }
         let order = self.allocator.task_order().to_vec();
-        let asks: Vec<Ask> = (0..count as usize)
-            .map(|i| Ask { step: picked, task: order[i % order.len()] })
+        let trials: Vec<Trial> = (0..count)
+            .map(|i| Trial {
+                candidate: picked,
+                task: order[i as usize % order.len()],
+                attempt: i / order.len() as u32,
+                purpose: Purpose::Confirm,
+            })
             .collect();
-        let trials: Vec<Trial> = asks.iter().map(|ask| self.trial(*ask)).collect();
         let records = self.run_by_model(&trials)?;
-        let mut fresh =
-            Table::new(vec![self.table.steps()[picked].clone()], self.table.tasks().to_vec())?;
-        for (ask, record) in asks.iter().zip(&records) {
-            fresh.push(0, self.task_index[ask.task], attempt(record))?;
+        let mut fresh = Table::new(self.table.steps().to_vec(), self.table.tasks().to_vec())?;
+        for (trial, record) in trials.iter().zip(&records) {
+            fresh.push(picked, self.task_index[trial.task], attempt(record))?;
         }
         Ok(Some(fresh))
     }
 
-    fn records(self) -> Result<Records> {
+    fn records(self, fresh: Option<Table>) -> Result<Records> {
         let spec = self.job.spec();
         let sources = self
             .hashes
@@ -296,7 +292,7 @@ impl<'a> Run<'a> {
             })
             .collect();
         let table = self.table.tried()?;
-        Ok(Records { table, sources, unfinished: 0, changed_tasks: Vec::new() })
+        Ok(Records { table, fresh, sources, unfinished: 0, changed_tasks: Vec::new() })
     }
 }
 

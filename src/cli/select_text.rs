@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::render::{DIM, GOOD, STRONG, paint};
 use crate::report;
+use crate::select::estimate::PassAtK;
 use crate::select::summary::{Step, Summary};
 use crate::units::plural;
 
@@ -20,23 +21,26 @@ pub fn text(summary: &Summary) -> String {
         text.push_str(&row(summary, step, width));
     }
     let [fewest, most] = summary.attempts_a_cell;
-    let attempts = if fewest == most { fewest.to_string() } else { format!("{fewest} to {most}") };
+    let attempts = plural(most as u64, "attempt");
+    let attempts = if fewest == most { attempts } else { format!("{fewest} to {attempts}") };
     let tasks = plural(summary.tasks.len() as u64, "task");
-    let _ = writeln!(text, "{tasks} × {attempts} attempts. {}", report::rule_sentence(summary));
-    text.push_str(&pass_at_k(summary));
+    let _ = writeln!(text, "{tasks} × {attempts}. {}", report::rule_sentence(summary));
+    let steps: Vec<(&str, &[PassAtK])> =
+        summary.steps.iter().map(|s| (s.step.as_str(), &s.pass_at_k[..])).collect();
+    text.push_str(&pass_at_k(&steps));
     let _ = writeln!(text, "{}", paint(STRONG, report::verdict(summary)));
     text
 }
 
 /// Returns a line with the largest k that every step has attempts for, where there is one.
-fn pass_at_k(summary: &Summary) -> String {
-    let last = |step: &Step| step.pass_at_k.iter().map(|p| p.k).max().unwrap_or(0);
-    let k = summary.steps.iter().map(last).min().unwrap_or(0);
-    let of = |step: &Step| {
-        let found = step.pass_at_k.iter().find(|p| p.k == k)?;
-        Some(format!("{} {:.1}", step.step, found.value * 100.0))
+pub(super) fn pass_at_k(steps: &[(&str, &[PassAtK])]) -> String {
+    let last = |list: &[PassAtK]| list.iter().map(|p| p.k).max().unwrap_or(0);
+    let k = steps.iter().map(|(_, list)| last(list)).min().unwrap_or(0);
+    let of = |(step, list): &(&str, &[PassAtK])| {
+        let found = list.iter().find(|p| p.k == k)?;
+        Some(format!("{step} {:.1}", found.value * 100.0))
     };
-    match summary.steps.iter().map(of).collect::<Option<Vec<String>>>() {
+    match steps.iter().map(of).collect::<Option<Vec<String>>>() {
         Some(steps) if k > 1 => format!("pass@{k} {}\n", steps.join(", ")),
         _ => String::new(),
     }

@@ -10,6 +10,8 @@ use super::error::{Error, Result};
 use super::record::{Outcome, TrialRecord, classify};
 use super::{digest, verifier};
 use crate::fsio;
+use crate::select::estimate::{self, PassAtK};
+use crate::select::records::{Attempt, Table};
 
 const RESULT: &str = "result.json";
 /// The most that a `result.json` may have; real ones have 4 kB.
@@ -18,7 +20,7 @@ const RESULT_BYTES_MAX: u64 = 256 << 20;
 /// What a folder holds.
 #[derive(Debug, Clone, Default)]
 pub struct Imported {
-    /// The trials, by step, task and attempt.
+    /// The trials, by step and task, confirming ones last, and by attempt.
     pub records: Vec<TrialRecord>,
     /// Folders that look like trials but have no result: run, not finished.
     pub unfinished: Vec<PathBuf>,
@@ -138,7 +140,9 @@ fn check_reward(result: &Value, path: &Path) -> Result<()> {
 fn number_attempts(mut begun: Vec<(Option<u64>, String, TrialRecord)>) -> Vec<TrialRecord> {
     begun.sort_by(|a, b| {
         let key = |x: &(Option<u64>, String, TrialRecord)| {
-            (x.2.step.clone(), x.2.task.clone(), x.0, x.1.clone(), x.2.trial.clone())
+            let record = &x.2;
+            let cell = (record.step.clone(), record.task.clone(), record.confirms);
+            (cell, x.0, x.1.clone(), record.trial.clone())
         };
         key(a).cmp(&key(b))
     });
@@ -167,6 +171,7 @@ pub fn record_of(result: &Value, trial: &str) -> TrialRecord {
         step: text("/agent_info/model_info/name").unwrap_or(agent),
         task: text("/task_name").unwrap_or_else(|| trial.to_owned()),
         attempt: u32::try_from(attempt).unwrap_or(u32::MAX),
+        confirms: result.pointer("/agent_result/metadata/confirms") == Some(&Value::Bool(true)),
         reward,
         outcome: classify(exception.as_deref(), reward),
         exception,
@@ -261,6 +266,24 @@ pub struct StepSummary {
     pub no_verdict: usize,
     /// Trials that do not count: the machine failed.
     pub infrastructure_failures: usize,
+    /// pass@k for the powers of two up to the fewest trials of a task that count, if there are
+    /// several of each and all rewards are 0 or 1.
+    pub pass_at_k: Vec<PassAtK>,
+}
+
+/// Returns pass@k over `tasks`, which are sorted and hold every task that has a score.
+fn pass_at_k(step: &str, tasks: &[&str], records: &[&TrialRecord]) -> Vec<PassAtK> {
+    let names = tasks.iter().map(|task| (*task).to_owned()).collect();
+    let Ok(mut table) = Table::new(vec![step.to_owned()], names) else { return Vec::new() };
+    for record in records {
+        let (Some(score), Some(task)) = (record.score(), table.task_index(&record.task)) else {
+            continue;
+        };
+        if table.push(0, task, Attempt::graded(score)).is_err() {
+            return Vec::new();
+        }
+    }
+    estimate::pass_at_ks(&table, 0)
 }
 
 /// Sums records up by step, in the order of names.
@@ -293,6 +316,7 @@ pub fn summarise(records: &[TrialRecord]) -> Vec<StepSummary> {
                 timeouts: count(&records, Outcome::AgentTimeout),
                 no_verdict: count(&records, Outcome::NoVerdict),
                 infrastructure_failures: count(&records, Outcome::Infrastructure),
+                pass_at_k: pass_at_k(step, &tasks, &records),
             }
         })
         .collect()

@@ -1,7 +1,7 @@
 //! A job folder: which trials there are, which are done, running the rest in parallel.
 //!
-//! A trial is keyed by repository, commit, task digest, harness and sampling digest, and attempt;
-//! its folder's name is made from the key. So a run that was killed finds what it finished, and no
+//! A trial is keyed by repository, commit, task digest, harness and sampling digest, attempt, and
+//! purpose; its folder's name is made from the key. So a run that was killed finds what it finished, and no
 //! trial can count twice.
 
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use super::log::Log;
 use super::prompts::Prompts;
 use super::record::{self, Outcome, TrialRecord};
 use super::task::Task;
-use super::trial::{self, Trial, write_json};
+use super::trial::{self, Purpose, Trial, write_json};
 use crate::engine::chat::{CancelFlag, ChatModel};
 use crate::error::Kind;
 use crate::fsio;
@@ -153,7 +153,7 @@ impl Job {
         for attempt in 0..self.spec.attempts {
             for task in 0..self.spec.tasks.len() {
                 for candidate in 0..self.spec.candidates.len() {
-                    trials.push(Trial { candidate, task, attempt });
+                    trials.push(Trial { candidate, task, attempt, purpose: Purpose::Score });
                 }
             }
         }
@@ -289,15 +289,18 @@ impl Job {
     /// Returns the key of a trial.
     pub(super) fn key(&self, trial: Trial) -> String {
         let candidate = &self.spec.candidates[trial.candidate];
-        json!([
-            candidate.who.word(),
-            candidate.repository,
-            candidate.commit,
-            self.spec.tasks[trial.task].digest,
-            self.harness_digest,
-            trial.attempt,
-        ])
-        .to_string()
+        let mut key = vec![
+            json!(candidate.who.word()),
+            json!(candidate.repository),
+            json!(candidate.commit),
+            json!(self.spec.tasks[trial.task].digest),
+            json!(self.harness_digest),
+            json!(trial.attempt),
+        ];
+        if trial.purpose == Purpose::Confirm {
+            key.push(json!("confirm"));
+        }
+        Value::from(key).to_string()
     }
 
     /// Returns the name of a trial's folder, in Harbor's form.

@@ -5,7 +5,8 @@
 //! are called after the same thing: their folders where each holds one model, else their models,
 //! and folder and model where models repeat. How a
 //! trial ended is what [`crate::harness::import`] says, as for `score import`: tests that gave no
-//! verdict count zero, a failure of the machine counts nowhere.
+//! verdict count zero, a failure of the machine counts nowhere. Trials that confirm an earlier
+//! choice are kept apart from those that a choice may rest on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ pub struct Source {
     pub model: Option<String>,
     /// The agent and its version, as the records name them.
     pub agent: Option<String>,
-    /// Trials read.
+    /// Trials that a choice may rest on: all but confirming ones.
     pub trials: usize,
     /// SHA-256 over the hexadecimal SHA-256 of all results, in the order of the trials' names.
     pub sha256: String,
@@ -84,8 +85,10 @@ pub struct Source {
 /// What was read.
 #[derive(Debug, Clone)]
 pub struct Records {
-    /// The table.
+    /// What a choice may rest on.
     pub table: Table,
+    /// Confirming rollouts, if there are any: the same steps, and tasks of their own.
+    pub fresh: Option<Table>,
     /// One entry a step, in the table's order.
     pub sources: Vec<Source>,
     /// Trial folders without a result: still running, or cut off.
@@ -120,7 +123,7 @@ pub fn read(folders: &[PathBuf]) -> Result<Records> {
     if numbers.is_some() {
         jobs.sort_by_key(|job| step_number(&job.name));
     }
-    table(&jobs)
+    records(&jobs)
 }
 
 /// Calls all steps after the same thing.
@@ -232,29 +235,38 @@ pub fn attempt(record: &TrialRecord) -> Attempt {
     }
 }
 
-fn table(jobs: &[Job]) -> Result<Records> {
-    let names: BTreeSet<String> =
-        jobs.iter().flat_map(|job| &job.trials).map(|found| escape(&found.record.task)).collect();
-    let steps = jobs.iter().map(|job| job.name.clone()).collect();
-    let mut table = Table::new(steps, names.into_iter().collect())?;
+fn records(jobs: &[Job]) -> Result<Records> {
     let mut digests: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (step, job) in jobs.iter().enumerate() {
-        for found in &job.trials {
-            let task = table.task_index(&escape(&found.record.task));
-            let task = task.expect("every task of the jobs is in the table");
-            table.push(step, task, attempt(&found.record))?;
-            if let Some(digest) = &found.task_digest {
-                digests.entry(&found.record.task).or_default().insert(digest);
-            }
+    for found in jobs.iter().flat_map(|job| &job.trials) {
+        if let Some(digest) = &found.task_digest {
+            digests.entry(&found.record.task).or_default().insert(digest);
         }
     }
     let changed = digests.iter().filter(|(_, digests)| digests.len() > 1);
+    let confirming = jobs.iter().flat_map(|job| &job.trials).any(|found| found.record.confirms);
     Ok(Records {
+        table: table(jobs, |record| !record.confirms)?,
+        fresh: confirming.then(|| table(jobs, |record| record.confirms)).transpose()?,
         changed_tasks: changed.map(|(task, _)| escape(task)).collect(),
         sources: jobs.iter().map(source).collect(),
         unfinished: jobs.iter().map(|job| job.unfinished).sum(),
-        table,
     })
+}
+
+/// Makes a table of all steps from the records that are `wanted`.
+fn table(jobs: &[Job], wanted: fn(&TrialRecord) -> bool) -> Result<Table> {
+    let all = jobs.iter().enumerate();
+    let all = all.flat_map(|(step, job)| job.trials.iter().map(move |found| (step, &found.record)));
+    let found: Vec<(usize, &TrialRecord)> = all.filter(|(_, record)| wanted(record)).collect();
+    let names: BTreeSet<String> = found.iter().map(|(_, record)| escape(&record.task)).collect();
+    let steps = jobs.iter().map(|job| job.name.clone()).collect();
+    let mut table = Table::new(steps, names.into_iter().collect())?;
+    for (step, record) in found {
+        let task = table.task_index(&escape(&record.task));
+        let task = task.expect("every task of these records is in the table");
+        table.push(step, task, attempt(record))?;
+    }
+    Ok(table)
 }
 
 fn source(job: &Job) -> Source {
@@ -264,7 +276,7 @@ fn source(job: &Job) -> Source {
         folder: job.folder.clone(),
         model: first.and_then(|found| found.model.as_deref().map(escape)),
         agent: first.and_then(|found| found.agent.as_deref().map(escape)),
-        trials: job.trials.len(),
+        trials: job.trials.iter().filter(|found| !found.record.confirms).count(),
         sha256: crate::units::hex(&job.hash.clone().finalize()),
     }
 }

@@ -33,6 +33,8 @@ pub struct TrialRecord {
     pub task: String,
     /// Which attempt, from 0.
     pub attempt: u32,
+    /// Says whether it confirms a choice that was made before it (`select --confirm`).
+    pub confirms: bool,
     /// What the tests gave, from 0 to 1.
     pub reward: Option<f64>,
     /// How it ended.

@@ -21,6 +21,16 @@ use crate::fsio;
 use crate::sandbox::{Report, Sandbox};
 use crate::units::plural;
 
+/// What a trial is for. One must never serve as the other: a choice that has seen a confirming
+/// trial is no longer confirmed by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Purpose {
+    /// To score a candidate, and to choose among several.
+    Score,
+    /// To score the candidate that was chosen once more, unseen by the choice.
+    Confirm,
+}
+
 /// One cell of the experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Trial {
@@ -28,8 +38,10 @@ pub struct Trial {
     pub candidate: usize,
     /// Index of the task.
     pub task: usize,
-    /// Which attempt, from 0.
+    /// Which attempt of this purpose, from 0.
     pub attempt: u32,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 /// What is known when a trial is over, one way or the other.
@@ -168,8 +180,7 @@ fn work(
         Who::Oracle => verifier::run_oracle(sandbox, task, task.agent_timeout)?.timed_out,
         Who::Model(model) => {
             let mut settings = job.spec.settings.clone();
-            let seed = format!("{} {} {}", job.spec.seed, task.digest, trial.attempt);
-            settings.sampling.seed = digest::number(&seed);
+            settings.sampling.seed = digest::number(&sampling_seed(job, trial));
             let mut agent = Agent {
                 model: model.as_ref(),
                 sandbox,
@@ -190,6 +201,17 @@ fn work(
         account.exception = Some(("AgentTimeoutError".into(), message));
     }
     Ok(())
+}
+
+/// Returns what the trial's randomness hangs on. All candidates get the same; a confirming trial
+/// gets none that the choice has seen.
+fn sampling_seed(job: &Job, trial: Trial) -> String {
+    let digest = &job.spec.tasks[trial.task].digest;
+    let seed = format!("{} {digest} {}", job.spec.seed, trial.attempt);
+    match trial.purpose {
+        Purpose::Score => seed,
+        Purpose::Confirm => seed + " confirm",
+    }
 }
 
 fn note_failure(account: &mut Account, failure: Failure) {
@@ -289,6 +311,9 @@ fn write_records(
 fn agent_result(trial: Trial, account: &Account) -> Value {
     let usage = account.run.as_ref().map(|run| run.usage);
     let mut metadata = json!({"attempt": trial.attempt, "agent_secs": account.agent_secs});
+    if trial.purpose == Purpose::Confirm {
+        metadata["confirms"] = true.into();
+    }
     if let Some(run) = &account.run {
         metadata["turns"] = run.steps.len().into();
         metadata["format_errors"] = run.format_errors().into();
@@ -316,6 +341,7 @@ fn provenance(job: &Job, trial: Trial, account: &Account) -> Value {
         "task_digest": job.spec.tasks[trial.task].digest,
         "harness_digest": job.harness_digest,
         "attempt": trial.attempt,
+        "confirms": trial.purpose == Purpose::Confirm,
         "seed": job.spec.seed,
         "sandbox": account.sandbox,
         "notes": account.notes,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnose, Kind};
 use crate::select::summary::{Certainty, Step, Summary};
+use crate::units::plural;
 
 /// What a report cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -198,13 +199,14 @@ fn failure_note(summary: &Summary) -> Option<String> {
 
 fn curse_note(summary: &Summary) -> Option<String> {
     let curse = &summary.curse;
-    if let (Some(mean), Some(se)) = (curse.confirmed, curse.confirmed_se) {
+    if let Some(mean) = curse.confirmed {
+        let se = curse.confirmed_se.map_or_else(String::new, |se| format!(" ± {}", points(se)));
         return Some(format!(
-            "{} fresh rollouts of {}, made after the choice: {} ± {}",
-            curse.confirmed_rollouts,
+            "{} of {} on {}, made after the choice: {}{se}",
+            plural(curse.confirmed_rollouts as u64, "fresh rollout"),
             summary.picked,
+            plural(curse.confirmed_tasks as u64, "task"),
             points(mean),
-            points(se)
         ));
     }
     if summary.steps.len() < 2 {

@@ -6,6 +6,8 @@
 //! the tasks as drawn at random, and is several times larger. Comparisons of steps are paired by
 //! task, which removes most of it.
 
+use serde::Serialize;
+
 use super::records::Table;
 use super::rng::Rng;
 
@@ -188,6 +190,29 @@ fn flipped(deltas: &[f64], rng: &mut Rng) -> f64 {
     sum
 }
 
+/// Unbiased pass@k.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, schemars::JsonSchema)]
+pub struct PassAtK {
+    /// Number of tries.
+    pub k: usize,
+    /// Probability that one of them solves the task.
+    pub value: f64,
+}
+
+/// Returns [`pass_at_k`] for the powers of two from 2 up to the fewest verdicts of a task, and for
+/// that number.
+#[must_use]
+pub fn pass_at_ks(table: &Table, step: usize) -> Vec<PassAtK> {
+    let counts = (0..table.tasks().len()).map(|task| table.rewards(step, task).count());
+    let fewest = counts.min().unwrap_or(0);
+    let mut ks: Vec<usize> = (1..).map(|i| 1 << i).take_while(|k| *k <= fewest).collect();
+    if fewest > 1 && !ks.contains(&fewest) {
+        ks.push(fewest);
+    }
+    let of = |k| pass_at_k(table, step, k).map(|value| PassAtK { k, value });
+    ks.into_iter().filter_map(of).collect()
+}
+
 /// Returns unbiased pass@k, `1 - C(n - c, k) / C(n, k)` averaged over tasks.
 ///
 /// `None` if a reward is neither 0 nor 1 or a task has fewer than `k` verdicts: the formula
@@ -221,7 +246,7 @@ pub fn wilson(mean: f64, attempts: usize) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cell, difference, estimate, pass_at_k, sign_flip, wilson};
+    use super::{Cell, difference, estimate, pass_at_k, pass_at_ks, sign_flip, wilson};
     use crate::select::records::{Attempt, Table};
 
     fn cell(rewards: &[f64]) -> Option<Cell> {
@@ -281,6 +306,8 @@ mod tests {
         assert!((pass_at_k(&table, 0, 2).unwrap() - 0.7).abs() < 1e-12);
         assert_eq!(pass_at_k(&table, 0, 5), Some(1.0));
         assert_eq!(pass_at_k(&table, 0, 6), None);
+        let ks: Vec<usize> = pass_at_ks(&table, 0).iter().map(|p| p.k).collect();
+        assert_eq!(ks, [2, 4, 5]);
         table.push(0, 0, Attempt::graded(0.5)).unwrap();
         assert_eq!(pass_at_k(&table, 0, 1), None);
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Error;
 use super::allocate::argmax;
 use super::curse;
-use super::estimate::{self, Cell, Difference, Estimate, Z95};
+use super::estimate::{self, Cell, Difference, Estimate, PassAtK, Z95};
 use super::rasch::{Prior, Rasch, Scores};
 use super::records::{Outcome, Table};
 use super::resample::Resamples;
@@ -134,15 +134,6 @@ pub struct Effort {
     pub secs: Option<f64>,
 }
 
-/// Unbiased pass@k.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, schemars::JsonSchema)]
-pub struct PassAtK {
-    /// Number of tries.
-    pub k: usize,
-    /// Probability that one of them solves the task.
-    pub value: f64,
-}
-
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Step {
@@ -214,6 +205,8 @@ pub struct Curse {
     pub confirmed_se: Option<f64>,
     /// Number of fresh rollouts with a verdict.
     pub confirmed_rollouts: usize,
+    /// Number of tasks that they were made on.
+    pub confirmed_tasks: usize,
 }
 
 /// What the records allow to say.
@@ -311,8 +304,8 @@ pub fn fit(table: &Table, prior: Prior) -> Rasch {
     model
 }
 
-/// Says all that can be said. `fresh` holds the confirming rollouts of the picked step, if any
-/// were made: same tasks, and the picked step alone.
+/// Says all that can be said. `fresh` holds confirming rollouts, if any were made; those of the
+/// picked step are reported, and none moves a decision.
 ///
 /// # Errors
 /// An unknown baseline, a step without a verdict, a setting out of range.
@@ -424,7 +417,7 @@ impl Facts<'_> {
                     regret: self.beliefs.regret[s],
                     endings: endings(self.table, s),
                     effort: effort(self.table, s),
-                    pass_at_k: self.pass_at_k(s),
+                    pass_at_k: estimate::pass_at_ks(self.table, s),
                 }
             })
             .collect()
@@ -449,22 +442,6 @@ impl Facts<'_> {
             ties: d.ties,
             losses: d.losses,
         })
-    }
-
-    fn pass_at_k(&self, step: usize) -> Vec<PassAtK> {
-        let fewest = (0..self.table.tasks().len())
-            .map(|task| self.table.rewards(step, task).count())
-            .min()
-            .unwrap_or(0);
-        let mut ks: Vec<usize> = (1..).map(|i| 1 << i).take_while(|k| *k <= fewest).collect();
-        if fewest > 1 && !ks.contains(&fewest) {
-            ks.push(fewest);
-        }
-        ks.into_iter()
-            .filter_map(|k| {
-                estimate::pass_at_k(self.table, step, k).map(|value| PassAtK { k, value })
-            })
-            .collect()
     }
 
     /// Returns the steps whose difference to the best is within 1.96 standard deviations.
@@ -529,6 +506,7 @@ impl Facts<'_> {
             confirmed: confirmed.map(|e| e.mean),
             confirmed_se: confirmed.and_then(|e| e.se_these),
             confirmed_rollouts: confirmed.map_or(0, |e| e.attempts),
+            confirmed_tasks: confirmed.map_or(0, |e| e.tasks),
         }
     }
 
