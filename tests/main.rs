@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_macros, reason = "a skipped test says so")]
 
 mod broken;
+mod cached;
 mod candle;
 mod checkpoint;
 mod cli;

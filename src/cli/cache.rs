@@ -122,6 +122,7 @@ struct RepoEntry<'a> {
 #[derive(Serialize, JsonSchema)]
 struct RevisionEntry<'a> {
     /// The commit.
+    #[schemars(regex(pattern = r"^[0-9a-f]{40}$"))]
     commit: &'a str,
     /// The branches and tags that point to it.
     refs: &'a [String],
@@ -144,7 +145,7 @@ pub(super) struct Removed<'a> {
     folders: &'a [PathBuf],
     /// Files removed.
     files: &'a [PathBuf],
-    /// Repositories that were left alone because somebody fetches them now.
+    /// Repositories that were left alone because somebody fetches or reads them now.
     in_use: Vec<String>,
 }
 
@@ -236,7 +237,7 @@ fn removal(report: &CacheReport, reference: &RepoRef) -> Result<Removal> {
     let Some(cached) = report.repos.iter().find(|c| c.repo == *repo) else {
         let names: Vec<String> = report.repos.iter().map(|c| c.repo.to_string()).collect();
         let near = suggest(&repo.to_string(), names.iter().map(String::as_str)).map(str::to_owned);
-        return Err(Failure::NotCached { reference: repo.to_string(), near }.into());
+        return Err(Failure::NothingCached { reference: repo.to_string(), near }.into());
     };
     let Some(revision) = &reference.revision else { return Ok(Removal::Repo(repo.clone())) };
     let name_of = |r: &CachedRevision| {
@@ -259,7 +260,7 @@ fn removal(report: &CacheReport, reference: &RepoRef) -> Result<Removal> {
 
 fn not_cached(reference: &RepoRef, revision: &str, known: &[String]) -> Failure {
     let near = suggest(revision, known.iter().map(String::as_str)).map(escape);
-    Failure::NotCached { reference: format!("{}@{}", reference.repo, escape(revision)), near }
+    Failure::NothingCached { reference: format!("{}@{}", reference.repo, escape(revision)), near }
 }
 
 /// Asks whether `plan` is to be carried out.
@@ -299,7 +300,8 @@ fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
     }
     writeln!(text, "{verb} {}", units::bytes(plan.freed_bytes)).expect("strings grow");
     let outcome = Outcome::new(&removed(plan, mode));
-    let note = |repo: &Repo| format!("note: {repo} is left alone: somebody fetches it now");
+    let note =
+        |repo: &Repo| format!("note: {repo} is left alone: somebody fetches or reads it now");
     let outcome = plan.in_use.iter().map(note).fold(outcome, Outcome::hint);
     Ok(outcome.human(text).quiet(plan.freed_bytes.to_string()))
 }

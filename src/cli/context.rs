@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -17,6 +18,8 @@ use super::settings::{
 };
 use super::{bars, render, signals};
 use crate::error::{Error, Kind, Result};
+use crate::fsio::Locked;
+use crate::hub::RepoCache;
 use crate::name::escape;
 use crate::progress::{Cancel, SharedProgress};
 
@@ -26,6 +29,7 @@ pub struct Context {
     progress: SharedProgress,
     signals: signals::Signals,
     output: Output,
+    held: Mutex<Vec<Locked>>,
 }
 
 /// What the user wants on stdout.
@@ -107,7 +111,8 @@ impl Context {
             let threads = rayon::ThreadPoolBuilder::new().num_threads(settings.jobs.value);
             let _ = threads.build_global();
         }
-        Ok(Self { settings, progress: sink.progress(), signals, output })
+        let held = Mutex::default();
+        Ok(Self { settings, progress: sink.progress(), signals, output, held })
     }
 
     /// Returns all settings with their origins.
@@ -150,6 +155,12 @@ impl Context {
     #[must_use]
     pub fn progress(&self) -> SharedProgress {
         SharedProgress::clone(&self.progress)
+    }
+
+    /// Keeps what this command reads of the Hub's cache from being removed until it ends.
+    pub fn hold(&self, repository: &RepoCache) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend(repository.in_use());
     }
 
     /// Returns the flag that the first SIGINT or SIGTERM sets. A command that asks for it must

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::outcome::{self, Outcome};
-use super::resolve;
+use super::resolve::{self, Local};
 use super::written::{DryRun, Mode};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -35,8 +35,11 @@ pub struct Args {
     /// The type of matrices; `auto` keeps the checkpoint's 16-bit type
     #[arg(long, value_parser = OutTypeParser, default_value = "auto", ignore_case = true)]
     outtype: OutTypeArg,
-    /// A folder, a file, or a name with {ftype} in it; a name by llama.cpp's convention in the
-    /// current folder by default
+    /// A folder, a file, or a name with {ftype} in it
+    ///
+    /// By default a name by llama.cpp's convention in the current folder, with the step before the
+    /// type: NAME-SIZE-FINETUNE-VERSION-step_600-BF16.gguf. The step is the branch of CKPT, or the
+    /// name of its folder; the default branch has none.
     #[arg(short, long, alias = "output", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     outfile: Option<PathBuf>,
     /// Write the vision tower to a file of its own instead of the language model
@@ -132,7 +135,7 @@ impl From<OutTypeArg> for OutType {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    fn options(&self, local: &Local) -> Options {
         Options {
             outtype: self.outtype.into(),
             contents: if self.mmproj { Contents::Mmproj } else { Contents::Text },
@@ -140,6 +143,7 @@ impl Args {
             outfile: self.outfile.clone(),
             split_max_bytes: self.split_max_size,
             model_name: self.model_name.clone(),
+            revision: local.revision.clone(),
             pre: self.pre.clone(),
         }
     }
@@ -191,7 +195,7 @@ struct WrittenFile<'a> {
 pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let local = resolve::resolve_one(&args.checkpoint, ctx)?;
     let checkpoint = Checkpoint::open(&local.path)?;
-    let plan = export_gguf::plan(&checkpoint, &args.options())?;
+    let plan = export_gguf::plan(&checkpoint, &args.options(&local))?;
     let mode = args.dry_run.mode();
     let found = if mode == Mode::Show {
         export_gguf::check_outputs(&plan)?

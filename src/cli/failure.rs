@@ -74,6 +74,14 @@ pub enum Failure {
         /// The nearest cached revision.
         near: Option<String>,
     },
+    /// What is to be removed from the cache is not in it.
+    #[error("{reference} is not in the cache")]
+    NothingCached {
+        /// `owner/name` or `owner/name@rev`.
+        reference: String,
+        /// The nearest that is there.
+        near: Option<String>,
+    },
     /// No tensor has the name, or fits the pattern.
     #[error("no tensor is called `{pattern}`")]
     NoTensor {
@@ -118,6 +126,7 @@ impl Diagnose for Failure {
             Self::NotACheckpoint { .. }
             | Self::NoTasks { .. }
             | Self::NotCached { .. }
+            | Self::NothingCached { .. }
             | Self::NoTensor { .. } => Kind::NotFound,
             Self::NoProbability { .. } => Kind::BadData,
             Self::Interrupted { kind, .. } => *kind,
@@ -132,7 +141,7 @@ impl Diagnose for Failure {
             Self::BadSetting { .. } => "setting_invalid",
             Self::NotACheckpoint { .. } => "checkpoint_not_found",
             Self::NoTasks { .. } => "tasks_not_found",
-            Self::NotCached { .. } => NOT_CACHED,
+            Self::NotCached { .. } | Self::NothingCached { .. } => NOT_CACHED,
             Self::NoTensor { .. } => "tensor_not_found",
             Self::NoProbability { .. } => "no_probability",
             Self::Interrupted { kind, .. } => kind.id(),
@@ -161,6 +170,11 @@ impl Diagnose for Failure {
                     lines.push(format!("or did you mean `{near}`, which is there?"));
                 }
                 lines
+            }
+            Self::NothingCached { near, .. } => {
+                let list = "`tmax-ckpt cache ls` lists what is there";
+                let near = near.as_ref().map(|near| format!("did you mean `{near}`? {list}"));
+                vec![near.unwrap_or_else(|| list.into())]
             }
             Self::NoTensor { near: Some(near), .. } => vec![format!("did you mean `{near}`?")],
             Self::NoTensor { near: None, .. } => vec!["there are no tensors".into()],

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::failure::{Failure, NOT_CACHED};
+use super::hub;
 use crate::error::Result;
-use crate::hub::{CommitSha, Pattern, RepoCache, RepoKind, RepoRef};
+use crate::hub::{CommitSha, DEFAULT_REVISION, Pattern, RepoCache, RepoKind, RepoRef, step_number};
 use crate::name::{escape, suggest};
 
 /// What a CKPT argument names.
@@ -60,15 +61,55 @@ pub struct Local {
     pub label: String,
     /// The folder or file.
     pub path: PathBuf,
+    /// The step or other revision that it is, as far as its place tells; none for the default one.
+    pub revision: Option<String>,
 }
 
-/// Resolves one CKPT argument to what lies on this machine: a path, or snapshots in the cache.
+impl Local {
+    fn at(path: PathBuf, label: &str) -> Self {
+        let revision = revision_of(&path);
+        Self { label: label.to_owned(), path, revision }
+    }
+}
+
+/// Tells the revision of a path from its name, if it is a step, or from the branches of the cache
+/// that lead to it.
+fn revision_of(path: &Path) -> Option<String> {
+    let dir = path.canonicalize().ok()?;
+    let name = dir.file_name()?.to_str()?.to_owned();
+    if step_number(&name).is_some() {
+        return Some(name);
+    }
+    let (repository, commit) = (RepoCache::of_snapshot(&dir)?, CommitSha::new(&name)?);
+    name_of_commit(&repository, &commit)
+}
+
+/// The step that a commit is called after, else another branch: none for the default one. Its
+/// first digits where nothing leads to it.
+fn name_of_commit(repository: &RepoCache, commit: &CommitSha) -> Option<String> {
+    let refs = repository.refs();
+    let mine = || refs.iter().filter(|(_, of)| of == commit).map(|(name, _)| name);
+    let step = mine().find(|name| step_number(name).is_some());
+    match step.or_else(|| mine().find(|name| *name != DEFAULT_REVISION)) {
+        Some(name) => Some(name.clone()),
+        None if mine().next().is_some() => None,
+        None => Some(hub::short(commit).to_owned()),
+    }
+}
+
+/// Resolves one CKPT argument to what lies on this machine: a path, or snapshots in the cache,
+/// which nobody removes while the command runs.
 ///
 /// # Errors
 /// The path does not exist, or the cache lacks the revision; the help line says how to pull it.
 pub fn resolve(text: &str, ctx: &Context) -> Result<Vec<Local>> {
     match Reference::parse(text)? {
-        Reference::Local(path) if path.exists() => Ok(vec![Local { label: text.to_owned(), path }]),
+        Reference::Local(path) if path.exists() => {
+            if let Some(repository) = RepoCache::of_snapshot(&path) {
+                ctx.hold(&repository);
+            }
+            Ok(vec![Local::at(path, text)])
+        }
         Reference::Local(_) => {
             let help = "check the path".to_owned();
             Err(Failure::NotACheckpoint { text: escape(text), help }.into())
@@ -118,27 +159,38 @@ pub fn locate(text: &str, ctx: &Context) -> Result<Location> {
 }
 
 /// Looks revisions up in the shared cache: names, lists, globs and ranges over what is there.
-fn cached(hub: &RepoRef, ctx: &Context) -> Result<Vec<Local>> {
-    let cache = RepoCache::new(ctx.cache_dir(), &hub.repo);
+fn cached(wanted: &RepoRef, ctx: &Context) -> Result<Vec<Local>> {
+    let cache = RepoCache::new(ctx.cache_dir(), &wanted.repo);
     let refs = cache.refs();
     let names = || refs.iter().map(|(name, _)| name.as_str());
     let missing = |revision: &str| Failure::NotCached {
-        reference: format!("{}@{}", hub.repo, escape(revision)),
+        reference: format!("{}@{}", wanted.repo, escape(revision)),
         near: suggest(revision, names()).map(escape),
     };
-    let wanted = Pattern::parse(hub.revision_or_main())?
-        .expand(&hub.repo.to_string(), names())
-        .map_err(|_| missing(hub.revision_or_main()))?;
+    let revisions = Pattern::parse(wanted.revision_or_main())?
+        .expand(&wanted.repo.to_string(), names())
+        .map_err(|_| missing(wanted.revision_or_main()))?;
     let local = |revision: String| -> Result<Local> {
         let commit = CommitSha::new(&revision).or_else(|| cache.read_ref(&revision));
-        let mut path = cache.snapshot(&commit.ok_or_else(|| missing(&revision))?);
-        path.extend(&hub.path);
+        let commit = commit.ok_or_else(|| missing(&revision))?;
+        let mut path = cache.snapshot(&commit);
+        path.extend(&wanted.path);
+        // What is not there needs no lock, and what is there may be about to go.
+        if path.exists() {
+            ctx.hold(&cache);
+        }
         if !path.exists() {
             return Err(missing(&revision).into());
         }
-        Ok(Local { label: format!("{}@{}", hub.repo, escape(&revision)), path })
+        let label = format!("{}@{}", wanted.repo, escape(&revision));
+        let revision = if revision == commit.as_str() {
+            name_of_commit(&cache, &commit)
+        } else {
+            Some(revision).filter(|name| name != DEFAULT_REVISION)
+        };
+        Ok(Local { label, path, revision })
     };
-    wanted.into_iter().map(local).collect()
+    revisions.into_iter().map(local).collect()
 }
 
 #[cfg(test)]

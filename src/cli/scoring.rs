@@ -392,7 +392,7 @@ impl Model {
     #[must_use]
     pub fn identified(&self) -> Option<Identified> {
         let lazy = self.lazy.as_ref()?;
-        let local = Local { label: lazy.name.clone(), path: lazy.path.clone() };
+        let local = Local { label: lazy.name.clone(), path: lazy.path.clone(), revision: None };
         let (repository, commit) =
             (self.candidate.repository.clone(), self.candidate.commit.clone());
         Some(Identified { local, repository, commit })

@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::harness::dataset::{Dataset, Origin};
 use crate::harness::task;
 use crate::hub::{
-    Action, Existing, Hub, PlannedRevision, PullPlan, PullRequest, RepoKind, RepoRef, Target,
+    Action, Existing, Hub, PlannedRevision, PullPlan, PullRequest, RepoCache, RepoKind, RepoRef,
+    Target,
 };
 use crate::name::escape;
 use crate::units;
@@ -127,6 +128,7 @@ impl Pull {
     }
 
     fn run(&self, ctx: &Context) -> Result<Dataset> {
+        ctx.hold(&RepoCache::new(ctx.cache_dir(), &self.plan.repo));
         let report = self.client.run_pull(&self.plan, &ctx.progress(), &ctx.cancel())?;
         tracing::debug!(fetched_bytes = report.fetched_bytes, "tasks are in the cache");
         let all = self.client.lay_out(&self.plan.repo, self.revision())?;

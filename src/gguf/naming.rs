@@ -31,6 +31,8 @@ pub struct NameParts<'a> {
     pub finetune: Option<&'a str>,
     /// `general.version`.
     pub version: Option<&'a str>,
+    /// The step or other revision, which no key has.
+    pub revision: Option<&'a str>,
     /// The file type: `BF16`.
     pub file_type: &'a str,
 }
@@ -50,6 +52,13 @@ pub fn default_name(parts: &NameParts<'_>) -> String {
     for part in rest.into_iter().flatten() {
         name.push('-');
         name.push_str(&clean(part));
+    }
+    if let Some(revision) = parts.revision.map(clean) {
+        let said = |part: &str| clean(part).eq_ignore_ascii_case(&revision);
+        if !said(&stem) && !rest.into_iter().flatten().any(said) {
+            name.push('-');
+            name.push_str(&revision);
+        }
     }
     let name = name.trim_start_matches('.');
     format!("{name}-{}.gguf", parts.file_type.to_uppercase())
@@ -118,6 +127,26 @@ mod tests {
             ..NameParts::default()
         };
         assert_eq!(default_name(&mmproj), "mmproj-..-..-x-y-F16.gguf");
+    }
+
+    #[test]
+    fn steps_of_one_model_have_names_of_their_own() {
+        let name = |name, version, revision| {
+            let (name, revision) = (Some(name), Some(revision));
+            default_name(&NameParts {
+                name,
+                version,
+                revision,
+                file_type: "BF16",
+                ..NameParts::default()
+            })
+        };
+        assert_eq!(name("tmax 9B", None, "step_600"), "tmax-9B-step_600-BF16.gguf");
+        assert_eq!(name("tmax", Some("v1"), "pr/1\u{1b}"), "tmax-v1-pr-1-BF16.gguf");
+        // Said once is enough.
+        assert_eq!(name("Step_600", None, "step_600"), "Step_600-BF16.gguf");
+        assert_eq!(name("tmax", Some("step_60"), "step_60"), "tmax-step_60-BF16.gguf");
+        assert_eq!(name("Step_600", None, "step_60"), "Step_600-step_60-BF16.gguf");
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub struct RemovalPlan {
     pub files: Vec<PathBuf>,
     /// The bytes that this frees.
     pub freed_bytes: u64,
-    /// Repositories that are left alone because somebody fetches them now.
+    /// Repositories that are left alone because somebody fetches or reads them now.
     pub in_use: Vec<Repo>,
     /// The repositories that lose something, and the folder of the locks of each.
     touched: Vec<(Repo, PathBuf)>,
@@ -277,11 +277,11 @@ fn locks_of(cached: &CachedRepo) -> PathBuf {
     RepoCache::new(cache_dir, &cached.repo).locks().to_owned()
 }
 
-/// Takes all locks of a repository; `None` if a pull, ours or `hf`'s, has one of them.
+/// Takes all locks of a repository; `None` if a pull, ours or `hf`'s, or a reader has one of them.
 fn alone(locks: &Path) -> Result<Option<Vec<fsio::Locked>>> {
     let mut held = Vec::new();
     let mut names = fsio::readable_files_below(locks);
-    // A pull that begins now must find the lock.
+    // Who begins now must find the lock.
     if locks.is_dir() && !names.iter().any(|name| name == USE_LOCK) {
         names.push(USE_LOCK.to_owned());
     }

@@ -64,7 +64,7 @@ pub enum Error {
         path: String,
     },
     /// What is to be removed from the cache is in use.
-    #[error("{repo} is being fetched by another process")]
+    #[error("{repo} is in use: another process fetches or reads it")]
     InUse {
         /// The repository.
         repo: String,
@@ -405,5 +405,7 @@ fn near_help(repo: &str, near: &[String], count: usize) -> Vec<String> {
         [] => String::new(),
         names => format!("did you mean {}? ", names.join(" or ")),
     };
-    vec![format!("{mean}`tmax-ckpt steps {repo}` lists the {count} that exist")]
+    // For a commit nobody has asked what else there is.
+    let all = if count == 0 { "those".to_owned() } else { format!("the {count}") };
+    vec![format!("{mean}`tmax-ckpt steps {repo}` lists {all} that exist")]
 }

@@ -33,7 +33,7 @@ pub use pattern::Pattern;
 pub use plan::{Action, Existing, PlannedFile, PlannedRevision, PullPlan, PullRequest, Target};
 pub use pull::{PullReport, PulledRevision};
 pub use remote::{RemoteFile, RemoteHeader, RemoteHeaders, RemoteRevision};
-pub use repo::{CommitSha, Repo, RepoKind, RepoRef};
+pub use repo::{CommitSha, DEFAULT_REVISION, Repo, RepoKind, RepoRef};
 pub use steps::{Cached, Step, step_number};
 pub use store::{LocalDir, RepoCache, expected_hashes, forget_verified};
 pub use tree::TreeFile;

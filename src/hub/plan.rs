@@ -237,7 +237,7 @@ impl Hub {
         let refs = cache.refs();
         let existing = refs.iter().map(|(name, _)| name.as_str());
         let names = pattern
-            .expand(&request.repo.to_string(), existing)
+            .expand(&request.repo.address(), existing)
             .map_err(|_| missing(&request.revision))?;
         let mut found = Vec::new();
         for name in names {
@@ -305,11 +305,11 @@ async fn find_revisions(
         None => online.refs(repo, progress).await?,
     };
     let mut found = Vec::new();
-    for name in pattern.expand(&repo.to_string(), refs.names())? {
+    for name in pattern.expand(&repo.address(), refs.names())? {
         let commit = commit_of(online, repo, &refs, &name, progress).await?;
         let tree = online.tree(repo, &commit, progress).await.map_err(|e| match e {
             Error::RepoNotFound { .. } if by_id.is_some() => {
-                not_found(&repo.to_string(), &name, refs.names())
+                not_found(&repo.address(), &name, refs.names())
             }
             other => other,
         })?;
@@ -328,7 +328,7 @@ pub(super) async fn commit_of(
     if let Some(commit) = refs.find(name).cloned().or_else(|| CommitSha::new(name)) {
         return Ok(commit);
     }
-    let missing = || not_found(&repo.to_string(), name, refs.names());
+    let missing = || not_found(&repo.address(), name, refs.names());
     // Anything else that the Hub resolves: pull requests (refs/pr/1), short commit ids.
     match online.resolve(repo, name, progress).await {
         Ok(commit) => commit.ok_or_else(missing),

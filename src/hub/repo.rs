@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use super::error::Error;
 
+/// The branch that is meant where none is named.
+pub const DEFAULT_REVISION: &str = "main";
+
 /// What kind of repository: the Hub keeps them apart in its URLs and the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RepoKind {
@@ -72,6 +75,16 @@ impl Repo {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns what a reference calls it, whatever kinds are meant otherwise: `owner/name`,
+    /// `datasets/owner/name`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self.kind {
+            RepoKind::Model => self.to_string(),
+            RepoKind::Dataset => format!("datasets/{self}"),
+        }
     }
 
     /// Returns the folder of the shared cache: `models--owner--name`.
@@ -191,7 +204,7 @@ impl RepoRef {
     /// Returns the revision expression, `main` when none was written.
     #[must_use]
     pub fn revision_or_main(&self) -> &str {
-        self.revision.as_deref().unwrap_or("main")
+        self.revision.as_deref().unwrap_or(DEFAULT_REVISION)
     }
 }
 

@@ -69,9 +69,22 @@ impl RepoCache {
         &self.locks
     }
 
-    /// Says to [`super::cache`] that the repository is in use, until the lock is dropped: nothing
-    /// of it is removed meanwhile. `None` where the cache cannot be written, so nobody removes.
-    pub(super) fn in_use(&self) -> Option<fsio::Locked> {
+    /// Returns the repository that a path lies in a snapshot of, if it does.
+    #[must_use]
+    pub fn of_snapshot(path: &Path) -> Option<Self> {
+        // The files of a snapshot are links, its folder is none.
+        let dir = if path.is_dir() { path } else { fsio::parent(path) }.canonicalize().ok()?;
+        let snapshots = dir.ancestors().find(|at| at.file_name().is_some_and(|n| n == "snapshots"));
+        let root = snapshots?.parent()?;
+        let repo = Repo::from_folder_name(root.file_name()?.to_str()?)?;
+        Some(Self::new(root.parent()?, &repo))
+    }
+
+    /// Says to other processes that the repository is in use, until the lock is dropped: nothing
+    /// of it is removed meanwhile, and what is just being removed is waited for. `None` where the
+    /// cache cannot be written, so nobody removes.
+    #[must_use]
+    pub fn in_use(&self) -> Option<fsio::Locked> {
         let path = self.locks.join(USE_LOCK);
         fsio::create_dir_all(&self.locks).ok()?;
         loop {
@@ -365,7 +378,7 @@ fn mtime_secs(meta: &Metadata) -> f64 {
     meta.mtime() as f64 + meta.mtime_nsec() as f64 / 1e9
 }
 
-/// The name of the lock that pulls share and a removal has alone.
+/// The name of the lock that pulls and readers share and a removal has alone.
 pub(super) const USE_LOCK: &str = "in-use.lock";
 
 /// An advisory lock that the other tools on this cache know too; freed when dropped.

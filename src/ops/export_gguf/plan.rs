@@ -77,6 +77,8 @@ pub struct Options {
     pub split_max_bytes: Option<u64>,
     /// `general.name`.
     pub model_name: Option<String>,
+    /// The step or other revision that the checkpoint is: part of default file names.
+    pub revision: Option<String>,
     /// `tokenizer.ggml.pre`, whatever tokenizer.json says.
     pub pre: Option<String>,
 }
@@ -508,6 +510,7 @@ fn out_path(options: &Options, general: &General, file_type: FileType) -> PathBu
             size_label: general.text("size_label").filter(|_| !mmproj),
             finetune: general.text("finetune"),
             version: general.text("version"),
+            revision: options.revision.as_deref(),
             file_type: type_name,
         }))
     };
