@@ -69,7 +69,8 @@ impl Held {
     fn new() -> Self {
         let compile = |(name, mut schema): (String, Value)| {
             strict(&mut schema);
-            (name, jsonschema::validator_for(&schema).expect("a schema"))
+            let options = jsonschema::options().should_validate_formats(true);
+            (name, options.build(&schema).expect("a schema"))
         };
         Self { validators: committed().into_iter().map(compile).collect(), seen: BTreeSet::new() }
     }
@@ -95,6 +96,11 @@ impl Held {
                 let object = more.pointer_mut(&path).and_then(Value::as_object_mut);
                 object.expect("an object").insert("undeclared".into(), json!({}));
                 assert!(!validator.is_valid(&more), "{whence}: {name} takes more in `{path}`");
+            }
+            for path in told(document, "") {
+                let mut other = document.clone();
+                *other.pointer_mut(&path).expect("is there") = json!("12 June");
+                assert!(!validator.is_valid(&other), "{whence}: {name} takes any `{path}`");
             }
             self.seen.insert(name.to_owned());
         }
@@ -237,6 +243,43 @@ fn objects(value: &Value, path: &str) -> Vec<String> {
             .collect(),
         _ => Vec::new(),
     }
+}
+
+/// The pointers to the hashes, commits and dates of a document: text whose form the schema tells.
+fn told(value: &Value, path: &str) -> Vec<String> {
+    let inner: Vec<(String, &Value)> = match value {
+        Value::Object(object) => object.iter().map(|(key, one)| (key.clone(), one)).collect(),
+        Value::Array(list) => {
+            list.iter().enumerate().take(2).map(|(i, one)| (i.to_string(), one)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let free = ["/settings", "/metadata", "/config"];
+    let inner = inner.into_iter().filter(|_| !free.iter().any(|end| path.ends_with(end)));
+    inner
+        .flat_map(|(key, one)| {
+            let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
+            let of_form = ["sha256", "commit", "hash", "date"].contains(&key.as_str());
+            if of_form && one.is_string() { vec![path] } else { told(one, &path) }
+        })
+        .collect()
+}
+
+#[test]
+fn hashes_and_dates_tell_their_form() {
+    let mut seen = 0;
+    for (name, schema) in committed() {
+        walk(&schema, &mut |field, of| {
+            let wanted = match field {
+                "sha256" | "commit" | "hash" => "pattern",
+                "date" => "format",
+                _ => return,
+            };
+            seen += 1;
+            assert!(of.get(wanted).is_some(), "{name}: {field} {of}");
+        });
+    }
+    assert!(seen >= 9, "{seen}");
 }
 
 /// Says what is wrong with the name of a field, by the rules that all documents share.

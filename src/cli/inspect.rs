@@ -49,6 +49,7 @@ pub(super) struct Document<'a> {
     pub checkpoint: &'a str,
     /// The commit, if it was read from the Hub.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f]{40}$"))]
     pub commit: Option<&'a str>,
     /// What it is, and all of it in numbers.
     #[serde(flatten)]

@@ -95,6 +95,7 @@ struct RevisionEntry<'a> {
     /// Its name, as it was asked for.
     name: &'a str,
     /// Its commit.
+    #[schemars(regex(pattern = r"^[0-9a-f]{40}$"))]
     commit: &'a str,
     /// The folder of its files.
     path: &'a Path,
@@ -112,6 +113,7 @@ struct FileEntry<'a> {
     /// Its size.
     size_bytes: u64,
     /// The hash that it must have: SHA-256 (64 digits), or git's SHA-1 (40 digits).
+    #[schemars(regex(pattern = r"^([0-9a-f]{40}|[0-9a-f]{64})$"))]
     hash: String,
     /// What was planned: `keep`, `check`, `fetch`, `resume` or `share`.
     action: &'static str,

@@ -50,6 +50,7 @@ struct StepPlan<'a> {
     /// The repository, or `local`.
     repository: &'a str,
     /// The commit, or the digest of the files.
+    #[schemars(regex(pattern = r"^([0-9a-f]{40}|[0-9a-f]{64})?$"))]
     commit: &'a str,
     /// Trials in the job folder that have a result.
     finished_trials: usize,

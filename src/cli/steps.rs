@@ -45,8 +45,10 @@ struct Entry<'a> {
     /// The step that `main` equals, if it does.
     same_as: Option<&'a str>,
     /// The commit.
+    #[schemars(regex(pattern = r"^[0-9a-f]{40}$"))]
     commit: &'a str,
     /// Its date in RFC 3339, if the Hub tells one.
+    #[schemars(extend("format" = "date-time"))]
     date: Option<&'a str>,
     /// The sum of the file sizes.
     size_bytes: u64,

@@ -83,6 +83,7 @@ pub(super) struct CopiedTensor<'a> {
     /// The name it is stored under.
     name: &'a str,
     /// The hash of its bytes there.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     sha256: &'a str,
     /// Its size there.
     len_bytes: u64,

@@ -79,6 +79,7 @@ pub struct Source {
     /// Trials that a choice may rest on: all but confirming ones.
     pub trials: usize,
     /// SHA-256 over the hexadecimal SHA-256 of all results, in the order of the trials' names.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub sha256: String,
 }
 
