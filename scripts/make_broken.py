@@ -430,6 +430,12 @@ def tokenizers():
                extra={"tokenizer.json": '{"version": "1.0", "added_tokens": [], "decoder":s'})
     broken("table-damaged", "precompiled table", args=text, exit_code=6,
            normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA/////w=="})
+    broken("table-unnamed", "precompiled table", args=text, exit_code=6,
+           normalizer={"type": "Precompiled", "precompi$led_charsmap": "AAAA/////w=="})
+    # The second of two equal keys counts, and the first must not reach the library.
+    twice = json.dumps(tokenizer()).replace(
+        '"normalizer":', '"normalizer": {"type": "Precompiled"}, "normalizer":', 1)
+    checkpoint("tokenizer-key-twice", 0, "logprobs", args=text, extra={"tokenizer.json": twice})
     broken("unknown-model", "the tokenizer failed", args=text, exit_code=6,
            model={"type": "Oracle"})
 

@@ -88,6 +88,7 @@ pub struct Seen {
 
 #[derive(Default)]
 struct State {
+    repo: String,
     branches: Vec<(String, String, Vec<Content>)>,
     rules: Vec<Rule>,
     seen: Vec<Seen>,
@@ -105,7 +106,13 @@ pub struct Server {
 impl Server {
     /// Starts a Hub with one repository, `o/n`.
     pub fn start() -> Self {
-        let state = Arc::new(Mutex::new(State::default()));
+        Self::of("o/n")
+    }
+
+    /// Starts a Hub with one repository.
+    pub fn of(repo: &str) -> Self {
+        let state = State { repo: repo.into(), ..State::default() };
+        let state = Arc::new(Mutex::new(state));
         let over = Arc::new(AtomicBool::new(false));
         let hub = TcpListener::bind("127.0.0.1:0").expect("a port");
         let cdn = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -270,12 +277,14 @@ fn answer(state: &State, seen: &Seen, cdn: &str) -> Answer {
         };
     }
     // The same content is a model and a dataset.
-    let api_paths = ["/api/models/o/n/", "/api/datasets/o/n/"];
-    if let Some(rest) = api_paths.iter().find_map(|start| path.strip_prefix(start)) {
+    let below = |starts: [&str; 2], end: &str| {
+        let mut prefixes = starts.map(|start| format!("{start}{}{end}", state.repo)).into_iter();
+        prefixes.find_map(|prefix| path.strip_prefix(&prefix))
+    };
+    if let Some(rest) = below(["/api/models/", "/api/datasets/"], "/") {
         return api(state, rest);
     }
-    let resolve_paths = ["/o/n/resolve/", "/datasets/o/n/resolve/"];
-    match resolve_paths.iter().find_map(|start| path.strip_prefix(start)) {
+    match below(["/", "/datasets/"], "/resolve/") {
         Some(rest) => resolve(state, rest, cdn),
         None => Answer::not_found("RepoNotFound"),
     }
@@ -298,7 +307,7 @@ fn api(state: &State, rest: &str) -> Answer {
             None => Answer::not_found("RevisionNotFound"),
         },
         ["revision", rev] => match find(rev) {
-            Some((_, commit, _)) => Answer::json(&json!({"id": "o/n", "sha": commit})),
+            Some((_, commit, _)) => Answer::json(&json!({"id": state.repo, "sha": commit})),
             None => Answer::not_found("RevisionNotFound"),
         },
         _ => Answer::not_found("EntryNotFound"),

@@ -25,6 +25,7 @@ mod inspect;
 mod killed;
 mod mutate;
 mod need;
+mod readme;
 mod sandbox;
 mod schemas;
 mod score;

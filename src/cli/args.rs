@@ -9,8 +9,8 @@ use clap::builder::{FalseyValueParser, OsStringValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    bench_engine, bench_select, cache, completions, config, diff, doctor, export, inspect,
-    logprobs, man, pull, score, select, steps, strip, verify,
+    bench_engine, bench_select, cache, completions, config, diff, doctor, examples, export,
+    inspect, logprobs, man, pull, score, select, steps, strip, verify,
 };
 
 /// The heading of the global flags in every help text.
@@ -234,8 +234,9 @@ pub enum ColorMode {
 #[must_use]
 pub fn command() -> clap::Command {
     // `score` always needs tasks; `select` only where it runs something.
-    Cli::command()
-        .mut_subcommand("select", |select| select.mut_arg("tasks", |tasks| tasks.required(false)))
+    let command = Cli::command()
+        .mut_subcommand("select", |select| select.mut_arg("tasks", |tasks| tasks.required(false)));
+    examples::add_to(command)
 }
 
 /// Returns what clap says of a wrong command line without the environment's part in it: else the

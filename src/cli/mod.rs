@@ -14,6 +14,7 @@ pub mod config;
 pub mod context;
 pub mod diff;
 pub mod doctor;
+mod examples;
 pub mod export;
 pub mod export_gguf;
 pub mod failure;

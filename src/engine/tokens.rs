@@ -113,9 +113,9 @@ impl Tokens {
         vocab_size: u64,
     ) -> Result<Self, TokensError> {
         let bytes = files.tokenizer.as_deref().ok_or(TokensError::Missing)?;
-        check_form(bytes).map_err(TokensError::Tokenizer)?;
+        let sound = checked(bytes).map_err(TokensError::Tokenizer)?;
         let tokenizer =
-            Tokenizer::from_bytes(bytes).map_err(|e| TokensError::Tokenizer(e.to_string()))?;
+            Tokenizer::from_bytes(sound).map_err(|e| TokensError::Tokenizer(e.to_string()))?;
         let mut stop = Vec::new();
         if let Some(config) = parse(files.generation_config.as_deref()) {
             push_ids(config.get("eos_token_id"), &mut stop);
@@ -162,8 +162,9 @@ impl Tokens {
 }
 
 /// Refuses what the tokenizers crate (0.23) does not survive: it takes for granted that it is given
-/// JSON, and that tables of other kinds of models are sound.
-fn check_form(bytes: &[u8]) -> Result<(), String> {
+/// JSON, and that tables of other kinds of models are sound. Returns the file written anew, as the
+/// crate would read a key that stands there twice once more.
+fn checked(bytes: &[u8]) -> Result<String, String> {
     let file: Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON: {e}"))?;
     let kind = file.pointer("/model/type").and_then(Value::as_str);
     if kind != Some("BPE") {
@@ -173,13 +174,16 @@ fn check_form(bytes: &[u8]) -> Result<(), String> {
     if file.get("normalizer").is_some_and(has_table) {
         return Err("its normalizer has a precompiled table, which BPE models do not use".into());
     }
-    Ok(())
+    Ok(file.to_string())
 }
 
-/// Says whether a normalizer is or contains one of type `Precompiled`.
+/// Says whether a normalizer is or contains one of type `Precompiled`, which the crate knows by
+/// its type or by its table.
 fn has_table(normalizer: &Value) -> bool {
     let nested = normalizer.get("normalizers").and_then(Value::as_array);
-    normalizer.get("precompiled_charsmap").is_some() || nested.into_iter().flatten().any(has_table)
+    normalizer["type"] == "Precompiled"
+        || normalizer.get("precompiled_charsmap").is_some()
+        || nested.into_iter().flatten().any(has_table)
 }
 
 /// Checks that every id has a row in the embedding.
