@@ -15,6 +15,7 @@ mod engine_chat;
 mod fixtures;
 mod gguf;
 mod gguf_hostile;
+mod help;
 mod hub_cli;
 mod hub_lies;
 mod hub_nginx;

@@ -35,10 +35,11 @@ Examples, in the order of the work:
   tmax-ckpt export gguf text/ --outtype q8_0";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 wrong usage or configuration;
-3 not found; 4 authentication or permission; 5 network or Hub failure; 6 bad data; 7 no disk,
-memory or device; 8 a program that was run failed; 70 a bug; 130 and 143 interrupted, state
-saved. An unknown code must be treated as failure.";
+Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 wrong usage or
+configuration; 3 not found; 4 authentication or permission; 5 network or Hub
+failure; 6 bad data; 7 no disk, memory or device; 8 a program that was run
+failed; 70 a bug; 130 and 143 interrupted, state saved. An unknown code must be
+treated as failure.";
 
 /// From training-step branches to a verified, text-only checkpoint of the best step.
 ///
@@ -230,12 +231,19 @@ pub enum ColorMode {
     Never,
 }
 
+/// The three ways of `select`; clap would put them on one line that fits no terminal.
+const SELECT_USAGE: &str = "\
+tmax-ckpt select [OPTIONS] --tasks <DIR> <CKPT>...
+       tmax-ckpt select [OPTIONS] --trajectories <PATH>... <CKPT>...
+       tmax-ckpt select [OPTIONS] --from <DIR>...";
+
 /// Returns clap's description of the whole command line.
 #[must_use]
 pub fn command() -> clap::Command {
     // `score` always needs tasks; `select` only where it runs something.
-    let command = Cli::command()
-        .mut_subcommand("select", |select| select.mut_arg("tasks", |tasks| tasks.required(false)));
+    let command = Cli::command().mut_subcommand("select", |select| {
+        select.mut_arg("tasks", |tasks| tasks.required(false)).override_usage(SELECT_USAGE)
+    });
     examples::add_to(command)
 }
 
