@@ -9,6 +9,7 @@ use tmax_ckpt::engine::chat::{
     CancelFlag, ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, Message, Role,
     ToolCall, Usage,
 };
+use tmax_ckpt::error::Diagnose as _;
 use tmax_ckpt::harness::agent::Settings;
 use tmax_ckpt::harness::dataset::Dataset;
 use tmax_ckpt::harness::environment::Host;
@@ -333,6 +334,40 @@ fn a_job_goes_on_where_it_stopped_and_counts_nothing_twice() {
     assert!(error.to_string().contains("other prompts, sampling"), "{error}");
 }
 
+/// A mean is over the trials of one name: a name may not come to stand for something else.
+#[test]
+fn a_name_stands_for_the_same_weights_and_tests_in_all_of_a_job() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let tasks = dir.path().join("tasks");
+    write_task(&tasks, "answer", 3.0);
+    let open = |commit: &str| {
+        let mut step = scripted("step_1", Vec::new());
+        step.commit = commit.into();
+        Job::open(spec(dir.path(), host.clone(), &tasks, vec![step])).map(|_| ())
+    };
+    open("a").expect("opens");
+    open("a").expect("opens again");
+    let error = open("b").expect_err("other weights under the same name");
+    assert!(error.to_string().contains("its trials of `o/n@step_1` are of"), "{error}");
+    assert!(error.help().join("").contains("another folder with -o"), "{:?}", error.help());
+    std::fs::write(tasks.join("answer/tests/test.sh"), "exit 0").expect("writes");
+    let error = open("a").expect_err("other tests under the same name");
+    assert!(error.to_string().contains("its trials of `answer` are of"), "{error}");
+}
+
+#[test]
+fn a_job_in_which_nothing_works_is_an_error() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let tasks = dir.path().join("tasks");
+    write_task(&tasks, "answer", 3.0);
+    let broken = vec![scripted("broken", vec![Say::Fail])];
+    let job = Job::open(spec(dir.path(), host, &tasks, broken)).expect("opens");
+    let error = job.run(&job.planned()).expect_err("its only trial failed");
+    assert!(error.to_string().contains("nothing works, 1 trial failed"), "{error}");
+}
+
 #[test]
 fn published_harbor_jobs_give_the_published_means() {
     let data = root().join("../shared/data/harbor");
@@ -402,6 +437,9 @@ fn the_command_prints_json_lines_and_goes_on_where_it_stopped() {
         assert_eq!(lines[2]["steps"][0]["mean"], 1.0);
         assert_eq!(lines[2]["steps"][0]["pass_at_k"], json!([{"k": 2, "value": 1.0}]));
     }
+    let dry = score(&["--agent", "oracle", "--attempts", "3", "-n", "--json"]);
+    let document: Value = serde_json::from_slice(&dry.stdout).expect("is JSON");
+    assert_eq!((&document["trials"], &document["finished_trials"]), (&json!(1), &json!(2)));
     let mut import = super::cli::binary(dir.path());
     let imported = import.args(["score", "import", "job"]).output().expect("runs");
     let text = String::from_utf8_lossy(&imported.stdout).into_owned();

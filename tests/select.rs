@@ -253,6 +253,49 @@ fn all_steps_are_called_after_the_same_thing() {
 }
 
 #[test]
+fn a_job_folder_within_another_is_none_of_its_trials() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let outer = scratch.path().join("step_1");
+    write_job(&outer, "a", &[1.0, 1.0]);
+    write_job(&outer.join("step_2"), "a", &[0.0, 0.0]);
+    let own = serde_json::json!({"id": "x", "n_total_trials": 2, "stats": {}});
+    std::fs::write(outer.join("step_2/result.json"), own.to_string()).expect("written");
+    let read = tmax_ckpt::harness::import::read(&outer).expect("reads");
+    assert_eq!(read.records.len(), 2);
+    assert!(read.records.iter().all(|record| record.reward == Some(1.0)));
+    let jobs = tmax_ckpt::harness::jobs::read(&[outer.clone(), outer.join("step_2")]);
+    assert_eq!(jobs.expect("reads").table.steps(), ["step_1", "step_2"]);
+}
+
+/// What is wrong with the last step is said before the first: trials take hours.
+#[test]
+fn what_would_fail_after_the_trials_fails_before_them() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let root = env!("CARGO_MANIFEST_DIR");
+    let step = |n: u32| format!("{root}/fixtures/tiny-raw/step_{n}");
+    let (one, two, tasks) = (step(600), step(660), format!("{root}/fixtures/tasks"));
+    let jobs = scratch.path().join("jobs");
+    let folder = scratch.path().join("folder.html");
+    std::fs::create_dir(&folder).expect("makes");
+    let absent = scratch.path().join("absent/r.html");
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    for (more, code, said) in [
+        (["--baseline", "step_60O"], 3, "is none of the 2 steps"),
+        (["--report", "r.pdf"], 2, "what kind of report"),
+        (["--report", &text(&folder)], 2, "cannot be written"),
+        (["--report", &text(&absent)], 2, "cannot be written"),
+    ] {
+        let jobs = text(&jobs);
+        let args = [&one, &two, "--tasks", &tasks, "-o", &jobs, more[0], more[1]];
+        let run = select(&args);
+        let error = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert_eq!(run.status.code(), Some(code), "{more:?}: {error}");
+        assert!(error.contains(said), "{more:?}: {error}");
+    }
+    assert!(!jobs.exists(), "something was run");
+}
+
+#[test]
 fn what_cannot_be_read_is_refused_with_help() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let path = scratch.path().to_str().expect("text");

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::harness::import::{self, Imported, StepSummary};
 use crate::harness::job::{Candidate, Job, Who};
 use crate::harness::jobs::JobError;
-use crate::harness::record::TrialRecord;
+use crate::harness::record::{self, TrialRecord};
 use crate::harness::trial::Trial;
 use crate::select::estimate::PassAtK;
 use crate::units::plural;
@@ -113,8 +113,10 @@ pub(super) struct PlanDocument<'a> {
     attempts: u32,
     /// Who works on them.
     candidates: Vec<&'a str>,
-    /// How many trials that makes.
+    /// How many trials would be run.
     trials: usize,
+    /// Trials of these that the job folder has already.
+    finished_trials: usize,
     /// What must be done first, in words.
     first: Option<String>,
 }
@@ -197,14 +199,19 @@ fn dry_run(
     ctx: &Context,
 ) -> Result<Outcome> {
     let (tasks, first) = scoring.preview(ctx)?;
-    let tasks = tasks.len();
     scoring.settings()?;
     scoring.prompts()?;
-    let trials = tasks * candidates.len() * args.attempts as usize;
+    let finished_trials = finished(dir, &tasks, candidates, args.attempts)?;
+    let tasks = tasks.len();
+    let trials = tasks * candidates.len() * args.attempts as usize - finished_trials;
     let names: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
     let head = first.as_deref().map_or(String::new(), |line| format!("{line}\n"));
+    let done = match finished_trials {
+        0 => String::new(),
+        n => format!(" more than the {n} that are finished"),
+    };
     let human = format!(
-        "{head}would run {} ({} × {} × {}) into {}\n",
+        "{head}would run {}{done} ({} × {} × {}) into {}\n",
         plural(trials as u64, "trial"),
         names.join(", "),
         plural(tasks as u64, "task"),
@@ -212,9 +219,38 @@ fn dry_run(
         dir.display()
     );
     let (attempts, candidates) = (args.attempts, names);
-    let document =
-        PlanDocument { job: dir, dry_run: true, tasks, attempts, candidates, trials, first };
+    let document = PlanDocument {
+        job: dir,
+        dry_run: true,
+        tasks,
+        attempts,
+        candidates,
+        trials,
+        finished_trials,
+        first,
+    };
     Ok(Outcome::new(&document).human(human).quiet(dir.display().to_string()))
+}
+
+/// Counts the planned trials that the job folder has already. Names do: a folder in which one
+/// stands for something else is refused.
+fn finished(
+    dir: &Path,
+    tasks: &[String],
+    candidates: &[Candidate],
+    attempts: u32,
+) -> Result<usize> {
+    if !dir.is_dir() {
+        return Ok(0);
+    }
+    let planned = |record: &&TrialRecord| {
+        !record.confirms
+            && record.outcome != record::Outcome::Infrastructure
+            && record.attempt < attempts
+            && tasks.contains(&record.task)
+            && candidates.iter().any(|candidate| candidate.name == record.step)
+    };
+    Ok(import::read(dir)?.records.iter().filter(planned).count())
 }
 
 /// Which JSON lines come before the summary.

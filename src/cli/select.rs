@@ -171,6 +171,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         help.push("name two or more, or a glob such as 'owner/name@step_*'".into());
         return Err(Failure::Usage("there is nothing to choose".into(), help).into());
     }
+    check_baseline(&args, &candidates)?;
     let found = match args.metric {
         Metric::Tblite => Vec::new(),
         Metric::Nll => select_nll::trajectories(&args.trajectories)?,
@@ -211,7 +212,34 @@ impl Args {
             let message = "an order by nll alone has no report";
             return Err(Failure::Usage(message.into(), help).into());
         }
+        if let Some(path) = &self.report {
+            check_report(path)?;
+        }
         Ok(())
+    }
+}
+
+/// Refuses, before hours of trials, what could not be written after them.
+fn check_report(path: &Path) -> Result<()> {
+    report::check_name(path)?;
+    let folder = crate::fsio::parent(path);
+    if path.is_dir() || !folder.is_dir() {
+        let help = vec!["name a file in a folder that exists".to_owned()];
+        let message = format!("the report {} cannot be written", path.display());
+        return Err(Failure::Usage(message, help).into());
+    }
+    Ok(())
+}
+
+/// Refuses a baseline that is none of the steps, before they are run.
+fn check_baseline(args: &Args, candidates: &Candidates) -> Result<()> {
+    let steps: Vec<String> =
+        candidates.models.iter().map(|model| model.candidate.name.clone()).collect();
+    match &args.baseline {
+        Some(name) if !steps.contains(name) => {
+            Err(crate::select::Error::Baseline { name: name.clone(), steps }.into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnose, Kind};
+use crate::units::plural;
 
 /// A failure that is neither a model's nor a task's result.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +51,12 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// Nothing works: the first trials all failed for the machine's reasons.
-    #[error("job folder {}: the first {failed} trials failed: {why}", path.display())]
+    /// Nothing works: the trials all failed for the machine's reasons.
+    #[error(
+        "job folder {}: nothing works, {} failed: {why}",
+        path.display(),
+        plural(*failed as u64, "trial")
+    )]
     Hopeless {
         /// The job folder.
         path: PathBuf,

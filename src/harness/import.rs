@@ -58,7 +58,8 @@ pub fn is_unfinished(dir: &Path) -> bool {
     dir.join("config.json").is_file() && !dir.join(RESULT).is_file()
 }
 
-/// Reads the result in a trial's folder; `None` if there is none.
+/// Reads the result in a trial's folder; `None` if there is none, or if it is another job's folder
+/// within this one.
 ///
 /// # Errors
 /// [`Error::Record`] when it is not a trial's or its reward is not in `[0, 1]`; [`Error::File`].
@@ -67,7 +68,12 @@ pub fn trial(dir: &Path) -> Result<Option<Found>> {
     if !path.is_file() {
         return Ok(None);
     }
-    parse(&fsio::read_capped(&path, RESULT_BYTES_MAX)?, &path).map(Some)
+    let bytes = fsio::read_capped(&path, RESULT_BYTES_MAX)?;
+    let is_job = |result: Value| result["task_name"].is_null() && result["stats"].is_object();
+    if serde_json::from_slice(&bytes).is_ok_and(is_job) {
+        return Ok(None);
+    }
+    parse(&bytes, &path).map(Some)
 }
 
 /// Reads one trial's `result.json`, which is at `path`.

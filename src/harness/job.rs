@@ -4,7 +4,7 @@
 //! purpose; its folder's name is made from the key. So a run that was killed finds what it finished, and no
 //! trial can count twice.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +29,11 @@ use crate::sandbox::Limits;
 
 /// Where the date comes from.
 pub type Clock = fn() -> Timestamp;
+
+/// The most that the job's own file may have: a line for each step and each task.
+const OWN_BYTES_MAX: u64 = 16 << 20;
+
+const REMOVE: &str = "remove the folder or choose another";
 
 /// Infrastructure failures, none of them followed by a success, after which a run gives up.
 const HOPELESS: usize = 3;
@@ -126,7 +131,7 @@ impl Job {
             "settings": spec.settings.to_json(),
             "seed": spec.seed,
         }));
-        let (id, started_at) = identity(&spec, &harness_digest)?;
+        let Identity { id, started_at } = identity(&spec, &harness_digest)?;
         let last_failure = Mutex::default();
         let log = Log::open(&spec.dir.join("job.log"))?;
         let job = Self { spec, id, harness_digest, started_at, log, last_failure, _lock: lock };
@@ -212,6 +217,10 @@ impl Job {
                 scope.spawn(|| self.worker(wanted, &open, &slots, &shared));
             }
         });
+        let last = slots.lock().unwrap_or_else(PoisonError::into_inner).last().cloned().flatten();
+        if let Some(last) = last.filter(|last| last.outcome == Outcome::Infrastructure) {
+            shared.give_up(self, &last);
+        }
         if let Some(error) = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
@@ -380,14 +389,23 @@ impl Shared<'_> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
-    /// Gives up when nothing has worked and several trials failed for the machine's reasons.
+    /// Counts, and gives up when nothing has worked and several trials failed for the machine's
+    /// reasons.
     fn count(&self, job: &Job, record: &TrialRecord) {
         if record.outcome != Outcome::Infrastructure {
             self.worked.fetch_add(1, Ordering::SeqCst);
             return;
         }
         let failed = self.failed.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.worked.load(Ordering::SeqCst) == 0 && failed >= HOPELESS {
+        if failed >= HOPELESS {
+            self.give_up(job, record);
+        }
+    }
+
+    /// Fails if nothing has worked; `record` is a trial that failed for the machine's reasons.
+    fn give_up(&self, job: &Job, record: &TrialRecord) {
+        let failed = self.failed.load(Ordering::SeqCst);
+        if self.worked.load(Ordering::SeqCst) == 0 {
             let path = job.spec.dir.join(&record.trial).join("exception.txt");
             let why = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
             let last = job.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -415,30 +433,52 @@ fn lock(spec: &Spec) -> Result<fsio::Locked> {
     })
 }
 
-/// Returns the id and the beginning of the job, which stay over resumes.
-fn identity(spec: &Spec, harness_digest: &str) -> Result<(String, String)> {
+/// What stays of a job over resumes.
+struct Identity {
+    id: String,
+    started_at: String,
+}
+
+/// Reads the job's own file, or begins one; what is new of candidates and tasks is added to it.
+fn identity(spec: &Spec, harness_digest: &str) -> Result<Identity> {
     let path = spec.dir.join("tmax-ckpt.json");
-    if path.is_file() {
-        let bytes = fsio::read_capped(&path, 1 << 20)?;
-        let own = "remove the folder or choose another";
-        let found: Value = serde_json::from_slice(&bytes).map_err(|e| Error::job(&path, e, own))?;
-        if found["harness_digest"] != harness_digest {
-            let reason = "it was made with other prompts, sampling, limits or seed";
-            return Err(Error::job(&spec.dir, reason, "choose another folder with -o"));
-        }
-        spec.dataset.check_same(&found["dataset"], &spec.dir)?;
-        if let (Some(id), Some(at)) = (found["id"].as_str(), found["started_at"].as_str()) {
-            return Ok((id.to_owned(), at.to_owned()));
-        }
-        return Err(Error::job(&path, "id or started_at is missing", own));
+    let found = path.is_file().then(|| fsio::read_capped(&path, OWN_BYTES_MAX)).transpose()?;
+    let before = found.map(|bytes| resumed(spec, &bytes, &path, harness_digest)).transpose()?;
+    let mut own = before.clone().map_or_else(|| begun(spec, harness_digest), Ok)?;
+    let candidates = spec.candidates.iter().map(|c| {
+        (c.name.as_str(), json!([c.repository, c.commit]), "give it another name, or choose")
+    });
+    let tasks = spec.tasks.iter().map(|t| (t.name.as_str(), json!(t.digest), "choose"));
+    stand_for(&mut own, "candidates", candidates, &spec.dir)?;
+    stand_for(&mut own, "tasks", tasks, &spec.dir)?;
+    if before.as_ref() != Some(&own) {
+        write_json(&path, &own)?;
     }
+    let text = |key: &str| own[key].as_str().map(str::to_owned);
+    let own = text("id").zip(text("started_at"));
+    let (id, started_at) =
+        own.ok_or_else(|| Error::job(&path, "id or started_at is missing", REMOVE))?;
+    Ok(Identity { id, started_at })
+}
+
+fn resumed(spec: &Spec, bytes: &[u8], path: &Path, harness_digest: &str) -> Result<Value> {
+    let found: Value = serde_json::from_slice(bytes).map_err(|e| Error::job(path, e, REMOVE))?;
+    if found["harness_digest"] != harness_digest {
+        let reason = "it was made with other prompts, sampling, limits or seed";
+        return Err(Error::job(&spec.dir, reason, "choose another folder with -o"));
+    }
+    spec.dataset.check_same(&found["dataset"], &spec.dir)?;
+    Ok(found)
+}
+
+fn begun(spec: &Spec, harness_digest: &str) -> Result<Value> {
     if spec.dir.join("config.json").exists() {
         let remedy = "read it with `tmax-ckpt score import`, and choose another folder";
         return Err(Error::job(&spec.dir, "another program made it", remedy));
     }
     let at = (spec.clock)().to_string();
     let id = digest::uuid(&format!("{} {at} {}", spec.dir.display(), std::process::id()));
-    let own = json!({
+    Ok(json!({
         "schema": "tmax-ckpt.job/1",
         "id": id,
         "started_at": at,
@@ -447,7 +487,30 @@ fn identity(spec: &Spec, harness_digest: &str) -> Result<(String, String)> {
         "seed": spec.seed,
         "dataset": spec.dataset.to_json(),
         "prompts_digest": spec.prompts.digest(),
-    });
-    write_json(&path, &own)?;
-    Ok((id, at))
+    }))
+}
+
+/// Notes what each name stands for. Records are summed up by name: one that stood for other
+/// weights, or other tests, would make a mean of two things.
+fn stand_for<'a>(
+    own: &mut Value,
+    what: &str,
+    names: impl Iterator<Item = (&'a str, Value, &'static str)>,
+    dir: &Path,
+) -> Result<()> {
+    if !own[what].is_object() {
+        own[what] = json!({});
+    }
+    for (name, now, remedy) in names {
+        let earlier = &own[what][name];
+        if !earlier.is_null() && *earlier != now {
+            let reason = format!(
+                "its trials of `{}` are of {earlier}, and now that is {now}",
+                crate::name::escape(name)
+            );
+            return Err(Error::job(dir, reason, format!("{remedy} another folder with -o")));
+        }
+        own[what][name] = now;
+    }
+    Ok(())
 }

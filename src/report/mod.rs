@@ -54,6 +54,17 @@ pub struct Provenance {
     pub document: serde_json::Value,
 }
 
+/// Says whether the file name asks for a kind of report, before there is anything to report.
+///
+/// # Errors
+/// [`ReportError::Extension`].
+pub fn check_name(path: &Path) -> Result<(), ReportError> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("html" | "htm" | "svg") => Ok(()),
+        _ => Err(ReportError::Extension { path: path.to_owned() }),
+    }
+}
+
 /// Renders the kind of report that the file name asks for.
 ///
 /// # Errors
