@@ -51,6 +51,29 @@ fn a_mistyped_flag_gets_a_suggestion() {
 }
 
 #[test]
+fn an_argument_that_is_not_utf_8_is_refused_before_anything_is_made() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let home = tempfile::tempdir().expect("a temp dir");
+    let name = std::ffi::OsStr::from_bytes(b"odd\xffname");
+    let output = binary(home.path()).args(["man"]).arg(name).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(std::fs::read_dir(home.path()).expect("lists").next().is_none());
+}
+
+/// An empty file and exit code 0 would be taken for an empty result.
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let home = tempfile::tempdir().expect("a temp dir");
+    for args in [&["config", "show"][..], &["config", "show", "--json"], &["--help"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
+        let output = binary(home.path()).args(args).stdout(full).output().expect("runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(7), "{args:?}: {error}");
+        assert!(error.contains("standard output"), "{args:?}: {error}");
+    }
+}
+
+#[test]
 fn usage_does_not_ask_for_what_a_variable_gives() {
     let text = transcript(&["pull"], &[("HF_ENDPOINT", "http://h"), ("HF_TOKEN", "hf_a")]);
     assert!(text.contains("Usage: tmax-ckpt pull <REPO[@REV]>"), "{text}");

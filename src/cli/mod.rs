@@ -52,20 +52,32 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 
 use crate::error::Result;
+use crate::name::escape;
 use args::{Cli, Command};
 use context::{Context, Output};
+use failure::Failure;
 pub use outcome::Outcome;
 
 /// Runs the program with `argv` (the program's name first) and returns its exit code.
 #[must_use]
 pub fn main(argv: Vec<OsString>) -> ExitCode {
     render::install_panic_hook(&argv);
-    let code = std::panic::catch_unwind(|| run(argv)).unwrap_or(render::BUG_EXIT_CODE);
+    let run = || {
+        let wanted = Output::from_argv(&argv);
+        render::settled(run(argv), wanted)
+    };
+    let code = std::panic::catch_unwind(run).unwrap_or(render::BUG_EXIT_CODE);
     ExitCode::from(code)
 }
 
 fn run(argv: Vec<OsString>) -> u8 {
     let wanted = Output::from_argv(&argv);
+    // Paths are part of the JSON documents, which are UTF-8.
+    if let Some(arg) = argv.iter().find(|arg| arg.to_str().is_none()) {
+        let message = format!("the argument {} is not UTF-8", escape(&arg.to_string_lossy()));
+        let help = vec!["rename the file, or name it through a link".to_owned()];
+        return render::error(&Failure::Usage(message, help).into(), wanted);
+    }
     let argv = args::format_as_subcommand(argv, &args::command());
     let again = argv.clone();
     let parsed = args::command()

@@ -1,9 +1,10 @@
 //! The one place that prints: results on stdout, everything else on stderr.
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::sync::OnceLock;
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anstyle::{AnsiColor, Style};
 use schemars::JsonSchema;
@@ -15,6 +16,7 @@ use super::bars::LogWriter;
 use super::context::Output;
 use super::outcome::{Document, Outcome, printed};
 use crate::error::{Error, Kind};
+use crate::fsio;
 use crate::name::escape;
 
 /// The exit code of a bug.
@@ -48,11 +50,32 @@ pub fn set_color(mode: ColorMode) {
     .write_global();
 }
 
-/// Prints text on stdout. A reader that went away is not an error.
+/// Why the first text that stdout did not take was lost.
+static LOST: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Prints text on stdout. A reader that went away is not an error; of another one [`settled`]
+/// knows.
 pub fn stdout_text(text: &str) {
     let mut out = anstream::stdout().lock();
-    // A closed pipe means that the reader has what it wanted.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A closed pipe means that the reader has what it wanted.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+        _ => {}
+    }
+}
+
+/// Returns the exit code of a command that would end with `code`: another one, and an error, if
+/// its result did not get out.
+pub fn settled(code: u8, output: Output) -> u8 {
+    let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match lost {
+        Some(source) if code <= Kind::Negative.exit_code() => {
+            error(&fsio::Error::io("write", Path::new("standard output"))(source).into(), output)
+        }
+        _ => code,
+    }
 }
 
 /// Prints one line on stdout.
