@@ -61,7 +61,7 @@ pub fn path_glob(path: &str) -> String {
     let escaped: String = path
         .chars()
         .flat_map(|c| {
-            let special = matches!(c, '*' | '?' | '[' | ']' | '{' | '}');
+            let special = matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | ',');
             if special { vec!['[', c, ']'] } else { vec![c] }
         })
         .collect();
@@ -80,5 +80,22 @@ pub fn type_name(repo: &Repo) -> &'static str {
     match repo.kind() {
         RepoKind::Model => "model",
         RepoKind::Dataset => "dataset",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::path_glob;
+
+    #[test]
+    fn the_glob_of_a_path_takes_that_path_alone() {
+        for path in ["easy,v2", "a{b,c}d", "x[1]", "what?*"] {
+            let glob = globset::GlobBuilder::new(&path_glob(path)).build().expect("a glob");
+            let glob = glob.compile_matcher();
+            assert!(glob.is_match(path) && glob.is_match(format!("{path}/task.toml")), "{path}");
+            for other in ["easy", "v2", "v2/task.toml", "easy/task.toml", "abd", "x1", "what"] {
+                assert!(!glob.is_match(other), "{path} takes {other}");
+            }
+        }
     }
 }
