@@ -365,6 +365,16 @@ impl Locked {
         }
     }
 
+    /// Says whether `path` still names what is locked: another run may have renamed or removed it
+    /// between the opening and the lock.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let same =
+            |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        self.0.metadata().is_ok_and(|mine| path.metadata().is_ok_and(|there| same(&mine, &there)))
+    }
+
     /// Returns the open file.
     #[must_use]
     pub fn file(&self) -> &File {
@@ -425,15 +435,10 @@ impl ResumableFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        use std::os::unix::fs::MetadataExt as _;
         create_dir_all(parent(path))?;
         let part = part_path(path);
         let Some(file) = Locked::try_new(open_rw(&part)?, &part)? else { return Ok(None) };
-        // Another run may have renamed it between the opening and the lock.
-        let opened = file.file().metadata().map_err(Error::io("stat", &part))?;
-        let named =
-            part.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (opened.dev(), opened.ino()));
-        Ok(named.then(|| Self { file, part, path: path.to_owned() }))
+        Ok(file.is_at(&part).then(|| Self { file, part, path: path.to_owned() }))
     }
 
     /// Returns the open file.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tmax_ckpt::error::{Diagnose as _, Kind};
 use tmax_ckpt::hub::{
-    Cached, Error, Existing, Hub, HubConfig, PullReport, PullRequest, Repo, RepoKind, Target,
-    Timeouts, Token, expected_hashes,
+    Cached, Error, Existing, Hub, HubConfig, PullReport, PullRequest, Removal, Repo, RepoKind,
+    Target, Timeouts, Token, expected_hashes, remove,
 };
 use tmax_ckpt::progress::{Cancel, Progress, Unit, silent};
 
@@ -542,6 +542,36 @@ fn remote_headers_read_nothing_of_the_tensors() {
     assert_eq!(headers.shards.len(), 1);
     assert!(headers.shards[0].bytes == shard[..header.len() + 8]);
     assert!(!world.cache().exists());
+}
+
+/// A pull has planned to keep everything when a removal takes it away.
+#[test]
+fn what_goes_between_plan_and_run_is_fetched() {
+    let world = World::new();
+    let commit = world.server.branch("step_100", &step(1));
+    world.pull("step_100").expect("pulls");
+    let hub = world.hub();
+    let removal = Removal::Repo(repo());
+    let plan = hub.plan_pull(&request("step_100"), &silent()).expect("plans");
+    assert_eq!(plan.fetch_bytes, 0);
+    remove(&world.cache(), &removal, None).expect("removes");
+    let count = Arc::new(Count::default());
+    let progress: tmax_ckpt::progress::SharedProgress = count.clone();
+    let report = hub.run_pull(&plan, &progress, &Cancel::default()).expect("pulls");
+    assert_eq!((report.fetched_files, report.kept_files), (6, 0));
+    assert!(!report.revisions[0].was_there);
+    world.assert_pulled(&commit, &step(1));
+    assert_eq!(count.0.load(Ordering::Relaxed), count.1.load(Ordering::Relaxed));
+
+    // Without a network, what has gone is an error and not a link to nothing.
+    remove(&world.cache(), &removal, None).expect("removes");
+    let offline = Hub::new(HubConfig { offline: true, ..world.config() }).expect("a hub");
+    let error = offline.run_pull(&plan, &silent(), &Cancel::default()).expect_err("is gone");
+    assert!(matches!(error, Error::Offline { .. }), "{error}");
+    assert!(!world.cache().join("models--o--n/snapshots").join(&commit).exists());
+    let report = world.pull("step_100").expect("pulls");
+    let again = world.pull("step_100").expect("pulls");
+    assert!(!report.revisions[0].was_there && again.revisions[0].was_there);
 }
 
 /// Counts what progress is told.

@@ -16,7 +16,8 @@ use super::render::stderr_text;
 use super::written::Mode;
 use crate::error::Result;
 use crate::hub::{
-    CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, Repo, RepoRef, scan,
+    CacheReport, CachedRepo, CachedRevision, Pattern, Removal, RemovalPlan, Repo, RepoRef, remove,
+    scan,
 };
 use crate::name::{escape, suggest};
 use crate::units;
@@ -106,7 +107,7 @@ impl Document for Contents<'_> {
 struct RepoEntry<'a> {
     /// `owner/name`.
     repo: String,
-    /// `model`, `dataset` or `space`.
+    /// `model` or `dataset`.
     repo_type: &'static str,
     /// Its folder.
     path: &'a Path,
@@ -170,16 +171,26 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
             let reference = hub::parse(&rm.repo, rm.repo_type.kind())?;
             let removal = removal(&report, &reference)?;
             let plan = report.plan_removal(&removal);
-            let mode = rm.dry_run.mode();
-            if mode == Mode::CarryOut && !rm.yes && !confirmed(&rm.repo, &plan)? {
-                return Ok(Outcome::new(&removed(&RemovalPlan::default(), Mode::CarryOut))
-                    .problem("nothing was removed", Vec::new()));
+            if rm.dry_run.mode() == Mode::Show {
+                return Ok(report_removal(&plan, Mode::Show));
             }
-            remove(&plan, mode)
+            if !rm.yes && !confirmed(&rm.repo, &plan)? {
+                let help = "`y` removes it, and `--yes` does so without asking".to_owned();
+                return Ok(Outcome::new(&removed(&RemovalPlan::default(), Mode::CarryOut))
+                    .problem("nothing was removed", vec![help]));
+            }
+            // Who was not asked meant what is there now.
+            let shown = (!rm.yes).then_some(&plan);
+            let plan = remove(ctx.cache_dir(), &removal, shown)?;
+            Ok(report_removal(&plan, Mode::CarryOut))
         }
         Action::Prune(prune) => {
-            let plan = scan(ctx.cache_dir())?.plan_removal(&Removal::Prune);
-            remove(&plan, prune.dry_run.mode())
+            let mode = prune.dry_run.mode();
+            let plan = match mode {
+                Mode::Show => scan(ctx.cache_dir())?.plan_removal(&Removal::Prune),
+                Mode::CarryOut => remove(ctx.cache_dir(), &Removal::Prune, None)?,
+            };
+            Ok(report_removal(&plan, mode))
         }
     }
 }
@@ -194,20 +205,22 @@ fn list(report: &CacheReport) -> Outcome {
         };
         let size = units::bytes(cached.size_bytes());
         writeln!(text, "{}  {size}{partial}", cached.repo).expect("strings grow");
-        for revision in &cached.revisions {
-            let refs: Vec<String> = revision.refs.iter().map(|r| escape(r)).collect();
-            let refs = if refs.is_empty() { "(no branch)".into() } else { refs.join(", ") };
-            let files = units::plural(revision.files as u64, "file");
-            let size = units::bytes(revision.size_bytes);
-            let commit = hub::short(&revision.commit);
-            writeln!(text, "  {commit}  {size:>9}  {files:>9}  {refs}").expect("strings grow");
-        }
+        text.extend(cached.revisions.iter().map(revision_line));
         quiet.push(cached.repo.to_string());
     }
     writeln!(text, "total  {}", units::bytes(report.size_bytes)).expect("strings grow");
     let repos = report.repos.iter().map(repo_entry).collect();
     let document = Contents { size_bytes: report.size_bytes, repos };
     Outcome::new(&document).human(text).quiet(quiet.join("\n"))
+}
+
+fn revision_line(revision: &CachedRevision) -> String {
+    let refs: Vec<String> = revision.refs.iter().map(|r| escape(r)).collect();
+    let refs = if refs.is_empty() { "(no branch)".into() } else { refs.join(", ") };
+    let files = units::plural(revision.files as u64, "file");
+    let size = units::bytes(revision.size_bytes);
+    let commit = hub::short(&revision.commit);
+    format!("  {commit}  {size:>9}  {files:>9}  {refs}\n")
 }
 
 fn repo_entry(cached: &CachedRepo) -> RepoEntry<'_> {
@@ -270,12 +283,18 @@ fn confirmed(what: &str, plan: &RemovalPlan) -> Result<bool> {
         let help = "`--yes` removes it without asking, `--dry-run` shows what would go";
         return Err(Failure::Usage(message, vec![help.into()]).into());
     }
-    let freed = units::bytes(plan.freed_bytes);
-    stderr_text(&format!("remove {} from the cache ({freed})? [y/N] ", escape(what)));
+    stderr_text(&question(what, plan));
     let mut answer = String::new();
     // Who cannot be heard has not agreed.
     let read = io::stdin().read_line(&mut answer).unwrap_or(0);
     Ok(read > 0 && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
+}
+
+/// Names each revision that would go: a glob does not.
+fn question(what: &str, plan: &RemovalPlan) -> String {
+    let lines: String = plan.revisions.iter().map(revision_line).collect();
+    let freed = units::bytes(plan.freed_bytes);
+    format!("{lines}remove {} from the cache ({freed})? [y/N] ", escape(what))
 }
 
 fn removed(plan: &RemovalPlan, mode: Mode) -> Removed<'_> {
@@ -288,10 +307,7 @@ fn removed(plan: &RemovalPlan, mode: Mode) -> Removed<'_> {
     }
 }
 
-fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
-    if mode == Mode::CarryOut {
-        plan.run()?;
-    }
+fn report_removal(plan: &RemovalPlan, mode: Mode) -> Outcome {
     let verb = if mode == Mode::Show { "would free" } else { "freed" };
     let mut text = String::new();
     for path in plan.folders.iter().chain(&plan.files).filter(|p| mode == Mode::Show && p.exists())
@@ -303,5 +319,5 @@ fn remove(plan: &RemovalPlan, mode: Mode) -> Result<Outcome> {
     let note =
         |repo: &Repo| format!("note: {repo} is left alone: somebody fetches or reads it now");
     let outcome = plan.in_use.iter().map(note).fold(outcome, Outcome::hint);
-    Ok(outcome.human(text).quiet(plan.freed_bytes.to_string()))
+    outcome.human(text).quiet(plan.freed_bytes.to_string())
 }

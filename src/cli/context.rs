@@ -158,9 +158,15 @@ impl Context {
     }
 
     /// Keeps what this command reads of the Hub's cache from being removed until it ends.
-    pub fn hold(&self, repository: &RepoCache) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.extend(repository.in_use());
+    ///
+    /// # Errors
+    /// None today: the wait for a removal ends with it, or with the process.
+    pub fn hold(&self, repository: &RepoCache) -> Result<()> {
+        // Asking for the flag of the signals would oblige every reader to watch it: until then
+        // the first signal ends the process, and the wait with it.
+        let lock = repository.in_use(&self.progress, &Cancel::default())?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(lock);
+        Ok(())
     }
 
     /// Returns the flag that the first SIGINT or SIGTERM sets. A command that asks for it must

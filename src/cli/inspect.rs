@@ -92,7 +92,7 @@ pub(super) struct TensorRow<'a> {
     pub shape: &'a [u64],
     /// Its size.
     pub len_bytes: u64,
-    /// The file that holds it, if there are several.
+    /// The file that holds it; absent for GGUF.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<&'a str>,
     /// Where it begins in the data of the file.

@@ -59,7 +59,7 @@ pub struct Args {
 pub(super) struct Document<'a> {
     /// The repository.
     repo: String,
-    /// `model`, `dataset` or `space`.
+    /// `model` or `dataset`.
     repo_type: &'static str,
     /// Whether nothing was fetched.
     dry_run: bool,
@@ -232,8 +232,8 @@ fn folders(plan: &PullPlan) -> String {
 
 fn pulled(plan: &PullPlan, report: &PullReport) -> Outcome {
     let mut text = String::new();
-    for (planned, revision) in plan.revisions.iter().zip(&report.revisions) {
-        let what = if planned.is_complete() { "was there" } else { "verified" };
+    for revision in &report.revisions {
+        let what = if revision.was_there { "was there" } else { "verified" };
         writeln!(
             text,
             "{}  {}  {}  {what}  {}",

@@ -106,7 +106,7 @@ pub fn resolve(text: &str, ctx: &Context) -> Result<Vec<Local>> {
     match Reference::parse(text)? {
         Reference::Local(path) if path.exists() => {
             if let Some(repository) = RepoCache::of_snapshot(&path) {
-                ctx.hold(&repository);
+                ctx.hold(&repository)?;
             }
             Ok(vec![Local::at(path, text)])
         }
@@ -177,7 +177,7 @@ fn cached(wanted: &RepoRef, ctx: &Context) -> Result<Vec<Local>> {
         path.extend(&wanted.path);
         // What is not there needs no lock, and what is there may be about to go.
         if path.exists() {
-            ctx.hold(&cache);
+            ctx.hold(&cache)?;
         }
         if !path.exists() {
             return Err(missing(&revision).into());

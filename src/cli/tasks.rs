@@ -128,10 +128,15 @@ impl Pull {
     }
 
     fn run(&self, ctx: &Context) -> Result<Dataset> {
-        ctx.hold(&RepoCache::new(ctx.cache_dir(), &self.plan.repo));
+        ctx.hold(&RepoCache::new(ctx.cache_dir(), &self.plan.repo))?;
         let report = self.client.run_pull(&self.plan, &ctx.progress(), &ctx.cancel())?;
         tracing::debug!(fetched_bytes = report.fetched_bytes, "tasks are in the cache");
-        let all = self.client.lay_out(&self.plan.repo, self.revision())?;
+        let all = self.client.lay_out(
+            &self.plan.repo,
+            self.revision(),
+            &ctx.progress(),
+            &ctx.cancel(),
+        )?;
         let origin = Origin {
             repository: format!("{}/{}", self.plan.repo.kind().plural(), self.plan.repo),
             commit: self.revision().commit.to_string(),

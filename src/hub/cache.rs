@@ -16,6 +16,7 @@ pub struct CacheReport {
     pub repos: Vec<CachedRepo>,
     /// The bytes of all blobs and partial files.
     pub size_bytes: u64,
+    cache_dir: PathBuf,
 }
 
 /// One repository in the cache.
@@ -34,7 +35,7 @@ pub struct CachedRepo {
 }
 
 /// One snapshot in the cache.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedRevision {
     /// The commit.
     pub commit: CommitSha,
@@ -61,9 +62,11 @@ pub enum Removal {
     Prune,
 }
 
-/// What a removal takes away: the same object is shown and executed.
+/// What a removal takes away: what is shown, and what [`remove`] then takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemovalPlan {
+    /// The revisions that go.
+    pub revisions: Vec<CachedRevision>,
     /// Folders that go as a whole.
     pub folders: Vec<PathBuf>,
     /// Single files.
@@ -72,8 +75,6 @@ pub struct RemovalPlan {
     pub freed_bytes: u64,
     /// Repositories that are left alone because somebody fetches or reads them now.
     pub in_use: Vec<Repo>,
-    /// The repositories that lose something, and the folder of the locks of each.
-    touched: Vec<(Repo, PathBuf)>,
 }
 
 impl CachedRepo {
@@ -89,7 +90,7 @@ impl CachedRepo {
 /// # Errors
 /// The file system's.
 pub fn scan(cache_dir: &Path) -> Result<CacheReport> {
-    let mut report = CacheReport::default();
+    let mut report = CacheReport { cache_dir: cache_dir.to_owned(), ..CacheReport::default() };
     let entries = match std::fs::read_dir(cache_dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(report),
@@ -163,11 +164,25 @@ impl CacheReport {
     /// Says what a removal would take away. Empty when there is nothing to take.
     #[must_use]
     pub fn plan_removal(&self, removal: &Removal) -> RemovalPlan {
+        // Locks that cannot be tried are an error of the run.
+        let free = |repo: &Repo| {
+            *removal != Removal::Prune || !matches!(alone(&self.cache_dir, repo), Ok(None))
+        };
+        self.plan(removal, &free)
+    }
+
+    /// Plans a removal of what is `free`.
+    fn plan(&self, removal: &Removal, free: &dyn Fn(&Repo) -> bool) -> RemovalPlan {
         let mut plan = RemovalPlan::default();
-        for cached in &self.repos {
+        for cached in self.repos.iter().filter(|cached| removal.concerns(&cached.repo)) {
+            // What a pull has laid down has no name until its end, and looks like rubbish.
+            if !free(&cached.repo) {
+                plan.in_use.push(cached.repo.clone());
+                continue;
+            }
             match removal {
-                Removal::Repo(repo) if *repo == cached.repo => plan.whole(cached),
-                Removal::Revisions(repo, commits) if *repo == cached.repo => {
+                Removal::Repo(_) => plan.whole(cached),
+                Removal::Revisions(_, commits) => {
                     let gone: Vec<_> =
                         cached.revisions.iter().filter(|r| commits.contains(&r.commit)).collect();
                     if gone.len() == cached.revisions.len() && !gone.is_empty() {
@@ -177,10 +192,51 @@ impl CacheReport {
                     }
                 }
                 Removal::Prune => plan.prune(cached),
-                _ => {}
             }
         }
         plan
+    }
+}
+
+/// Takes out of a cache what `removal` means now, under the locks of its repositories, and returns
+/// what that was. With `shown`, only that and nothing else: whoever agreed has seen it, and a pull
+/// may have come in between.
+///
+/// # Errors
+/// [`Error::InUse`] and [`Error::CacheChanged`], before anything is removed; the file system's.
+/// What is gone already is no error.
+pub fn remove(
+    cache_dir: &Path,
+    removal: &Removal,
+    shown: Option<&RemovalPlan>,
+) -> Result<RemovalPlan> {
+    let mut held = BTreeMap::new();
+    for cached in scan(cache_dir)?.repos.iter().filter(|cached| removal.concerns(&cached.repo)) {
+        // Without its folder there is nothing to lock, and a pull could begin unseen.
+        fsio::create_dir_all(RepoCache::new(cache_dir, &cached.repo).locks())?;
+        match alone(cache_dir, &cached.repo)? {
+            Some(locks) => {
+                held.insert(cached.repo.clone(), locks);
+            }
+            None if *removal == Removal::Prune => {}
+            None => return Err(Error::InUse { repo: cached.repo.to_string() }),
+        }
+    }
+    // Nobody changes now what is held; what was looked at before that may be old.
+    let plan = scan(cache_dir)?.plan(removal, &|repo| held.contains_key(repo));
+    if shown.is_some_and(|shown| *shown != plan) {
+        return Err(Error::CacheChanged);
+    }
+    plan.carry_out(cache_dir)?;
+    Ok(plan)
+}
+
+impl Removal {
+    fn concerns(&self, other: &Repo) -> bool {
+        match self {
+            Self::Repo(repo) | Self::Revisions(repo, _) => repo == other,
+            Self::Prune => true,
+        }
     }
 }
 
@@ -193,44 +249,30 @@ impl RemovalPlan {
 
     /// Takes it all away: names before what they point to, so that an interrupted removal
     /// leaves unnamed bytes rather than names without bytes.
-    ///
-    /// # Errors
-    /// [`Error::InUse`], before anything is removed; the file system's. What is gone already is no
-    /// error.
-    pub fn run(&self) -> Result<()> {
-        let mut held = Vec::new();
-        for (repo, locks) in &self.touched {
-            let alone = alone(locks)?.ok_or_else(|| Error::InUse { repo: repo.to_string() })?;
-            held.extend(alone);
-        }
+    fn carry_out(&self, cache_dir: &Path) -> Result<()> {
         for folder in &self.folders {
-            match std::fs::remove_dir_all(folder) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(fsio::Error::io("remove", folder)(e).into());
-                }
-                _ => {}
+            if folder.starts_with(cache_dir.join(".locks")) {
+                remove_locks(folder)?;
+            } else {
+                remove_folder(folder)?;
             }
         }
         self.files.iter().try_for_each(|file| remove_if_there(file))
     }
 
-    fn touch(&mut self, cached: &CachedRepo) {
-        self.touched.push((cached.repo.clone(), locks_of(cached)));
-    }
-
     fn whole(&mut self, cached: &CachedRepo) {
-        self.touch(cached);
+        self.revisions.extend(cached.revisions.iter().cloned());
         self.folders.push(cached.folder.clone());
         self.folders.push(locks_of(cached));
         self.freed_bytes += cached.size_bytes();
     }
 
     fn revisions(&mut self, cached: &CachedRepo, gone: &[&CachedRevision]) {
-        self.touch(cached);
         let stays = |r: &&CachedRevision| !gone.iter().any(|g| g.commit == r.commit);
         let used: BTreeSet<_> =
             cached.revisions.iter().filter(stays).flat_map(|r| &r.blobs).collect();
         for revision in gone {
+            self.revisions.push((*revision).clone());
             self.folders.push(revision.folder.clone());
             self.folders.push(cached.folder.join(".plain").join(revision.commit.as_str()));
             let refs = revision.refs.iter().map(|name| cached.folder.join("refs").join(name));
@@ -244,12 +286,6 @@ impl RemovalPlan {
     }
 
     fn prune(&mut self, cached: &CachedRepo) {
-        // What a pull has laid down has no name until its end, and looks like rubbish. Locks that
-        // cannot be tried are an error of the run.
-        if matches!(alone(&locks_of(cached)), Ok(None)) {
-            self.in_use.push(cached.repo.clone());
-            return;
-        }
         let gone: Vec<_> = cached.revisions.iter().filter(|r| r.refs.is_empty()).collect();
         self.revisions(cached, &gone);
         let shown: BTreeSet<_> = cached.revisions.iter().flat_map(|r| &r.blobs).collect();
@@ -277,8 +313,28 @@ fn locks_of(cached: &CachedRepo) -> PathBuf {
     RepoCache::new(cache_dir, &cached.repo).locks().to_owned()
 }
 
+fn remove_folder(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(fsio::Error::io("remove", folder)(e).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder of locks that is held: at one stroke, so that no pull that begins meanwhile
+/// loses a lock which it made there.
+fn remove_locks(folder: &Path) -> Result<()> {
+    let aside = fsio::part_path(folder);
+    remove_folder(&aside)?;
+    fsio::rename(folder, &aside)?;
+    remove_folder(&aside)
+}
+
 /// Takes all locks of a repository; `None` if a pull, ours or `hf`'s, or a reader has one of them.
-fn alone(locks: &Path) -> Result<Option<Vec<fsio::Locked>>> {
+fn alone(cache_dir: &Path, repo: &Repo) -> Result<Option<Vec<fsio::Locked>>> {
+    let cache = RepoCache::new(cache_dir, repo);
+    let locks = cache.locks();
     let mut held = Vec::new();
     let mut names = fsio::readable_files_below(locks);
     // Who begins now must find the lock.
@@ -288,8 +344,9 @@ fn alone(locks: &Path) -> Result<Option<Vec<fsio::Locked>>> {
     for name in names.iter().filter(|name| name.ends_with(".lock")) {
         let path = locks.join(name);
         match fsio::Locked::try_new(fsio::open_rw(&path)?, &path)? {
-            Some(lock) => held.push(lock),
-            None => return Ok(None),
+            // Another removal takes locks away with the rest.
+            Some(lock) if lock.is_at(&path) => held.push(lock),
+            _ => return Ok(None),
         }
     }
     Ok(Some(held))
@@ -303,7 +360,7 @@ fn disk_bytes(meta: &std::fs::Metadata) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{CommitSha, Removal, Repo, scan};
+    use super::{CommitSha, Error, Removal, Repo, RepoCache, fsio, remove, scan};
     use crate::fsio::write_atomic;
     use crate::hub::repo::RepoKind;
 
@@ -351,15 +408,16 @@ mod tests {
         let (dir, repo) = cache();
         let plan = scan(dir.path()).expect("scans").plan_removal(&Removal::Prune);
         assert_eq!(plan.freed_bytes, 30 + 5 + 5);
-        plan.run().expect("runs");
+        remove(dir.path(), &Removal::Prune, Some(&plan)).expect("removes");
         let report = scan(dir.path()).expect("scans");
         assert_eq!(report.repos[0].revisions.len(), 1);
         assert_eq!(report.size_bytes, 30);
         assert!(report.plan_removal(&Removal::Prune).is_empty());
         let one = CommitSha::new(&"1".repeat(40)).expect("valid");
-        let plan = report.plan_removal(&Removal::Revisions(repo, vec![one]));
+        let removal = Removal::Revisions(repo, vec![one]);
+        let plan = report.plan_removal(&removal);
         assert_eq!(names(&plan), ["models--o--n", "models--o--n"]);
-        plan.run().expect("runs");
+        remove(dir.path(), &removal, Some(&plan)).expect("removes");
         assert_eq!(scan(dir.path()).expect("scans").repos.len(), 0);
     }
 
@@ -371,5 +429,62 @@ mod tests {
         let plan = report.plan_removal(&Removal::Revisions(repo, vec![one]));
         assert_eq!(plan.freed_bytes, 10);
         assert!(!names(&plan).contains(&"bb".to_owned()), "{plan:?}");
+    }
+
+    /// Adds what a pull of another step leaves: a revision that shows `blobs`.
+    fn pulled(dir: &std::path::Path, repo: &Repo, blobs: &[&str]) -> std::path::PathBuf {
+        let root = dir.join(repo.folder_name());
+        let snapshot = root.join("snapshots").join("3".repeat(40));
+        std::fs::create_dir_all(&snapshot).expect("makes");
+        for blob in blobs {
+            let link = snapshot.join(format!("file-{blob}"));
+            std::os::unix::fs::symlink(format!("../../blobs/{blob}"), link).expect("links");
+        }
+        write_atomic(&root.join("refs/step_3"), "3".repeat(40).as_bytes()).expect("writes");
+        snapshot
+    }
+
+    #[test]
+    fn what_came_after_the_plan_was_shown_is_not_removed() {
+        let commit = |digit: &str| CommitSha::new(&digit.repeat(40)).expect("valid");
+        for commits in [vec![commit("1"), commit("2")], vec![commit("1")]] {
+            let (dir, repo) = cache();
+            let removal = Removal::Revisions(repo.clone(), commits);
+            let shown = scan(dir.path()).expect("scans").plan_removal(&removal);
+            // No new byte: the new step shows blobs that were there.
+            let snapshot = pulled(dir.path(), &repo, &["aa", "bb"]);
+            let refused = remove(dir.path(), &removal, Some(&shown)).expect_err("has changed");
+            assert!(matches!(refused, Error::CacheChanged), "{refused}");
+            let plan = remove(dir.path(), &removal, None).expect("removes what is meant now");
+            assert!(plan.revisions.iter().all(|r| r.commit != commit("3")), "{plan:?}");
+            for blob in ["file-aa", "file-bb"] {
+                std::fs::read(snapshot.join(blob)).expect("is there");
+            }
+        }
+        let (dir, repo) = cache();
+        let removal = Removal::Repo(repo.clone());
+        let shown = scan(dir.path()).expect("scans").plan_removal(&removal);
+        pulled(dir.path(), &repo, &["aa"]);
+        let refused = remove(dir.path(), &removal, Some(&shown)).expect_err("has changed");
+        assert!(matches!(refused, Error::CacheChanged), "{refused}");
+        assert_eq!(scan(dir.path()).expect("scans").repos[0].revisions.len(), 3);
+    }
+
+    #[test]
+    fn a_removal_waits_for_nobody_and_makes_its_locks() {
+        let (dir, repo) = cache();
+        let cache = RepoCache::new(dir.path(), &repo);
+        assert!(!cache.locks().exists());
+        let silent = crate::progress::silent();
+        let cancel = crate::progress::Cancel::default();
+        let used = cache.in_use(&silent, &cancel).expect("locks").expect("can be locked");
+        let refused = remove(dir.path(), &Removal::Repo(repo.clone()), None).expect_err("in use");
+        assert!(matches!(refused, Error::InUse { .. }), "{refused}");
+        let plan = remove(dir.path(), &Removal::Prune, None).expect("prunes nothing");
+        assert_eq!((plan.in_use.as_slice(), plan.is_empty()), ([repo.clone()].as_slice(), true));
+        drop(used);
+        remove(dir.path(), &Removal::Repo(repo), None).expect("removes");
+        assert_eq!(std::fs::read_dir(dir.path().join(".locks")).expect("lists").count(), 0);
+        assert!(fsio::readable_files_below(dir.path()).is_empty());
     }
 }

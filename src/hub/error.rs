@@ -69,6 +69,9 @@ pub enum Error {
         /// The repository.
         repo: String,
     },
+    /// A removal would take something else than what was shown.
+    #[error("the cache is no longer as it was shown")]
+    CacheChanged,
     /// No file is left after `--include` and `--exclude`.
     #[error("no file of {repo} matches the given patterns")]
     NothingMatches {
@@ -318,7 +321,7 @@ impl Diagnose for Error {
             }
             Self::GaveUp { source, .. } => source.kind(),
             Self::Interrupted { .. } => Kind::Interrupted,
-            Self::InUse { .. } => Kind::Resources,
+            Self::InUse { .. } | Self::CacheChanged => Kind::Resources,
             Self::Io(inner) => inner.kind(),
             Self::Worker(_) => Kind::Bug,
         }
@@ -337,6 +340,7 @@ impl Diagnose for Error {
             Self::HashMismatch { .. } => "hash_mismatch",
             Self::Offline { .. } => "offline",
             Self::InUse { .. } => "cache_in_use",
+            Self::CacheChanged => "cache_changed",
             Self::GaveUp { source, .. } => source.id(),
             Self::Io(inner) => inner.id(),
             _ => self.kind().id(),
@@ -361,6 +365,9 @@ impl Diagnose for Error {
             Self::FileNotFound { .. } => &["check the name, and that the revision has it"],
             Self::NothingMatches { .. } => &["check --include and --exclude"],
             Self::InUse { .. } => &["nothing was removed; wait until it is done, or end it"],
+            Self::CacheChanged => {
+                &["nothing was removed; run the same command again to see what would go now"]
+            }
             Self::Auth { .. } => {
                 &["pass a token with --token or HF_TOKEN; gated models also want their licence \
                  accepted on their page"]

@@ -13,6 +13,7 @@ mod client;
 mod config;
 mod error;
 mod fetch;
+mod lock;
 mod part;
 mod pattern;
 mod plain;
@@ -25,7 +26,7 @@ mod steps;
 mod store;
 mod tree;
 
-pub use cache::{CacheReport, CachedRepo, CachedRevision, Removal, RemovalPlan, scan};
+pub use cache::{CacheReport, CachedRepo, CachedRevision, Removal, RemovalPlan, remove, scan};
 pub use client::Hub;
 pub use config::{DEFAULT_ENDPOINT, HubConfig, Timeouts, Token};
 pub use error::{Error, Result};

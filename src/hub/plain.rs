@@ -5,19 +5,20 @@
 //! same blobs have their paths as second names, so nothing is stored twice; where the file system
 //! has no hard links, as copies.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::client::Hub;
 use super::error::Result;
+use super::lock::{Waiter, lock_blocking};
 use super::plan::PlannedRevision;
 use super::repo::Repo;
 use super::store::RepoCache;
+use super::tree::TreeFile;
 use crate::fsio;
-
-/// Between two looks whether another process is done.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+use crate::hash::hash_file;
+use crate::progress::{Cancel, SharedProgress};
 
 impl Hub {
     /// Shows the files of a revision that was pulled into the cache as plain files, and nothing
@@ -25,14 +26,24 @@ impl Hub {
     ///
     /// # Errors
     /// The file system's, also when a file was not pulled.
-    pub fn lay_out(&self, repo: &Repo, revision: &PlannedRevision) -> Result<PathBuf> {
+    pub fn lay_out(
+        &self,
+        repo: &Repo,
+        revision: &PlannedRevision,
+        progress: &SharedProgress,
+        cancel: &Cancel,
+    ) -> Result<PathBuf> {
         let cache = RepoCache::new(&self.config().cache_dir, repo);
         let folder = cache.plain(&revision.commit);
         fsio::create_dir_all(&folder)?;
-        let _lock = wait_for(&cache.plain_lock())?;
+        let other = "lays out the tasks of this repository";
+        let _lock = lock_blocking(&cache.plain_lock(), Waiter { other, progress, cancel })?;
         for planned in &revision.files {
             let file = &planned.file;
-            show(&cache.slot(&file.hash).place, &folder.join(&file.path))?;
+            let blob = cache.slot(&file.hash).place;
+            show(&blob, file, &folder.join(&file.path), |blob, path| {
+                std::fs::hard_link(blob, path)
+            })?;
         }
         // Anything else, such as what a killed copy left, would count as part of a task.
         for name in fsio::files_below(&folder)? {
@@ -45,28 +56,69 @@ impl Hub {
     }
 }
 
-fn wait_for(path: &Path) -> Result<fsio::Locked> {
-    fsio::create_dir_all(fsio::parent(path))?;
-    loop {
-        if let Some(lock) = fsio::Locked::try_new(fsio::open_rw(path)?, path)? {
-            return Ok(lock);
-        }
-        std::thread::sleep(LOCK_PAUSE);
-    }
-}
+/// How a blob gets a second name.
+type HardLink = fn(&Path, &Path) -> std::io::Result<()>;
 
-/// Gives a blob a second name.
-fn show(blob: &Path, path: &Path) -> Result<()> {
+/// Gives a blob a second name, or makes a copy; leaves alone what is right, for a job may read it.
+fn show(blob: &Path, file: &TreeFile, path: &Path, hard_link: HardLink) -> Result<()> {
     let source = blob.metadata().map_err(fsio::Error::io("stat", blob))?;
     if let Ok(there) = path.symlink_metadata() {
-        if (there.dev(), there.ino()) == (source.dev(), source.ino()) {
+        let second_name = (there.dev(), there.ino()) == (source.dev(), source.ino());
+        if second_name || is_copy(path, &there, file)? {
             return Ok(());
         }
-        super::part::remove_if_there(path)?;
     }
     fsio::create_dir_all(fsio::parent(path))?;
-    if std::fs::hard_link(blob, path).is_ok() {
+    if hard_link(blob, path).is_ok() {
         return Ok(());
     }
+    // Replaces what is there by a rename: whoever reads it never finds the name missing.
     Ok(fsio::copy_file(blob, path)?)
+}
+
+/// Says whether a file, which is no link, has the right bytes.
+fn is_copy(path: &Path, there: &Metadata, file: &TreeFile) -> Result<bool> {
+    let fits = there.is_file() && there.len() == file.size;
+    Ok(fits && hash_file(path, &file.hash, &|_| {})? == file.hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use super::{TreeFile, show};
+    use crate::hash::Hash;
+
+    fn refused(_: &Path, _: &Path) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::CrossesDevices.into())
+    }
+
+    #[test]
+    fn a_copy_that_is_right_is_left_alone_and_a_wrong_one_replaced() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let (blob, path) = (dir.path().join("blob"), dir.path().join("deep/file"));
+        std::fs::write(&blob, b"hello").expect("writes");
+        let mut hasher = Hash::GitSha1([0; 20]).hasher(5);
+        hasher.update(b"hello");
+        let hash = hasher.finish();
+        let (git_oid, xet_hash) = (hash.hex(), None);
+        let file = TreeFile { path: "deep/file".into(), size: 5, hash, git_oid, xet_hash };
+        let inode = || path.symlink_metadata().expect("is there").ino();
+        show(&blob, &file, &path, refused).expect("copies");
+        let (first, open) = (inode(), std::fs::File::open(&path).expect("opens"));
+        show(&blob, &file, &path, refused).expect("leaves it");
+        assert_eq!(inode(), first, "copied again");
+
+        std::fs::write(&path, b"jello").expect("writes");
+        show(&blob, &file, &path, refused).expect("replaces it");
+        assert_eq!(std::fs::read(&path).expect("reads"), b"hello");
+        assert_ne!(inode(), first, "written over under its reader");
+        drop(open);
+        // A link is no plain file, whatever it leads to.
+        std::fs::remove_file(&path).expect("removes");
+        std::os::unix::fs::symlink(&blob, &path).expect("links");
+        show(&blob, &file, &path, refused).expect("replaces it");
+        assert!(path.symlink_metadata().expect("is there").is_file());
+    }
 }

@@ -154,6 +154,28 @@ impl PullPlan {
             Target::Folder(_) => Store::Local(LocalDir::new(&revision.folder)),
         }
     }
+
+    /// Returns the plan with a fetch for each file that was to be kept and has gone since.
+    pub(super) fn seen_again(&self, cache_dir: &Path) -> Self {
+        let mut plan = self.clone();
+        let mut gone = BTreeMap::new();
+        for revision in &mut plan.revisions {
+            let store = self.store(cache_dir, revision);
+            for planned in revision.files.iter_mut().filter(|f| f.action == Action::Keep) {
+                let file = &planned.file;
+                match store.present(file) {
+                    Present::Verified => {}
+                    Present::Unverified => planned.action = Action::Check,
+                    Present::No => {
+                        planned.action = Action::Fetch { resumed_bytes: 0 };
+                        gone.insert((store.slot(file).place, file.hash), file.size);
+                    }
+                }
+            }
+        }
+        plan.fetch_bytes += gone.values().sum::<u64>();
+        plan
+    }
 }
 
 impl Hub {

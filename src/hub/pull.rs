@@ -11,10 +11,11 @@ use tokio::sync::Semaphore;
 use super::client::{Hub, Online, cancelled};
 use super::error::{Error, Result};
 use super::fetch::{Fetch, complete};
+use super::lock::{Waiter, lock};
 use super::part::PartFile;
 use super::plan::{Action, Existing, PlannedRevision, PullPlan, Store, Target};
 use super::repo::CommitSha;
-use super::store::{Lock, Present, RepoCache};
+use super::store::{Present, RepoCache};
 use super::tree::TreeFile;
 use crate::fsio;
 use crate::hash::{Hash, hash_file};
@@ -33,6 +34,8 @@ pub struct PulledRevision {
     pub files: usize,
     /// The sum of their sizes.
     pub size_bytes: u64,
+    /// Whether all of it was there.
+    pub was_there: bool,
 }
 
 /// What a pull did.
@@ -90,7 +93,12 @@ impl Hub {
         cancel: &Cancel,
     ) -> Result<PullReport> {
         let cache = RepoCache::new(&self.config.cache_dir, &plan.repo);
-        let _in_use = (plan.target == Target::Cache).then(|| cache.in_use());
+        let _in_use = match plan.target {
+            Target::Cache => cache.in_use(progress, cancel)?,
+            Target::Folder(_) => None,
+        };
+        // Between planning and the lock, a removal may have taken what was to be kept.
+        let plan = &plan.seen_again(&self.config.cache_dir);
         fsio::check_space(&plan.root, plan.fetch_bytes)?;
         let total: u64 =
             jobs(plan).iter().filter(|j| j.action != Action::Keep).map(Job::size).sum();
@@ -216,7 +224,9 @@ impl Run<'_> {
                 let item = self.item(want);
                 self.progress.item_start(&item, want.file.size);
                 let slot = store.slot(want.file);
-                let _lock = Lock::wait(&slot.lock, &item, self.progress, self.cancel).await?;
+                let other = format!("fetches {item}");
+                let (progress, cancel) = (self.progress, self.cancel);
+                let _lock = lock(&slot.lock, Waiter { other: &other, progress, cancel }).await?;
                 let (outcome, text) = self.get(job, &store, &item).await?;
                 self.progress.item_done(&item, &text);
                 outcome
@@ -379,6 +389,7 @@ fn pulled(revision: &PlannedRevision) -> PulledRevision {
         folder: revision.folder.clone(),
         files: revision.files.len(),
         size_bytes: revision.files.iter().map(|f| f.file.size).sum(),
+        was_there: revision.is_complete(),
     }
 }
 

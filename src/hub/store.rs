@@ -12,8 +12,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::client::cancelled;
-use super::error::{Error, Result};
+use super::error::Result;
+use super::lock::Waiter;
 use super::part::remove_if_there;
 use super::repo::{CommitSha, Repo};
 use super::tree::{self, TreeFile};
@@ -83,21 +83,34 @@ impl RepoCache {
     /// Says to other processes that the repository is in use, until the lock is dropped: nothing
     /// of it is removed meanwhile, and what is just being removed is waited for. `None` where the
     /// cache cannot be written, so nobody removes.
-    #[must_use]
-    pub fn in_use(&self) -> Option<fsio::Locked> {
+    ///
+    /// # Errors
+    /// [`super::Error::Interrupted`] when `cancel` was set while it waited.
+    pub fn in_use(
+        &self,
+        progress: &SharedProgress,
+        cancel: &Cancel,
+    ) -> Result<Option<fsio::Locked>> {
+        let other = "removes files of this repository";
+        Waiter { other, progress, cancel }.until(|| Ok(self.try_in_use()))
+    }
+
+    /// `Some(None)` where nothing can be locked; `None` while a removal has the lock.
+    fn try_in_use(&self) -> Option<Option<fsio::Locked>> {
         let path = self.locks.join(USE_LOCK);
-        fsio::create_dir_all(&self.locks).ok()?;
-        loop {
-            let lock = fsio::Locked::try_shared(fsio::open_rw(&path).ok()?, &path).ok()?;
-            // A removal takes its lock away with the rest.
-            let inode = |meta: Metadata| (meta.dev(), meta.ino());
-            let named = path.metadata().ok().map(inode);
-            if let Some(lock) = lock
-                && lock.file().metadata().ok().map(inode) == named
-            {
-                return Some(lock);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        // A removal takes the folder away with the rest: each try makes it anew.
+        if fsio::create_dir_all(&self.locks).is_err() {
+            return Some(None);
+        }
+        let lock = match fsio::open_rw(&path) {
+            Ok(file) => fsio::Locked::try_shared(file, &path),
+            // Taken away since the line above.
+            Err(_) if !self.locks.exists() => return None,
+            Err(error) => Err(error),
+        };
+        match lock {
+            Ok(lock) => lock.filter(|lock| lock.is_at(&path)).map(Some),
+            Err(_) => Some(None),
         }
     }
 
@@ -381,42 +394,13 @@ fn mtime_secs(meta: &Metadata) -> f64 {
 /// The name of the lock that pulls and readers share and a removal has alone.
 pub(super) const USE_LOCK: &str = "in-use.lock";
 
-/// An advisory lock that the other tools on this cache know too; freed when dropped.
-#[derive(Debug)]
-pub(super) struct Lock(#[allow(dead_code, reason = "held for its lock")] fsio::Locked);
-
-impl Lock {
-    /// Waits for the lock as long as it takes, and says so.
-    pub async fn wait(
-        path: &Path,
-        item: &str,
-        progress: &SharedProgress,
-        cancel: &Cancel,
-    ) -> Result<Self> {
-        fsio::create_dir_all(fsio::parent(path))?;
-        let mut said = false;
-        loop {
-            if let Some(lock) = fsio::Locked::try_new(fsio::open_rw(path)?, path)? {
-                return Ok(Self(lock));
-            }
-            if !said {
-                progress.note(&format!("waiting for another process that fetches {item}"));
-                said = true;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
-                () = cancelled(cancel) => return Err(Error::Interrupted { kept_bytes: 0 }),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{CommitSha, Hash, LocalDir, Present, RepoCache, TreeFile};
     use super::{expected_hashes, vouched};
     use crate::hash::hash_file;
     use crate::hub::repo::{Repo, RepoKind};
+    use crate::progress::Cancel;
 
     fn file(path: &str, content: &[u8]) -> TreeFile {
         let mut hasher = Hash::GitSha1([0; 20]).hasher(content.len() as u64);
@@ -491,5 +475,35 @@ mod tests {
         assert_eq!(cache.read_ref("feature/x"), Some(commit()));
         assert_eq!(cache.refs(), [("feature/x".to_owned(), commit())]);
         assert_eq!(cache.read_ref("../../x"), None);
+    }
+
+    /// A removal of everything takes the lock's folder away while a pull waits for the lock.
+    #[test]
+    fn who_waits_for_a_removal_ends_with_a_lock_that_others_find() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let repo = Repo::new(RepoKind::Model, "o/n").expect("valid");
+        let cache = RepoCache::new(dir.path(), &repo);
+        let path = cache.locks().join(super::USE_LOCK);
+        let alone = || {
+            crate::fsio::create_dir_all(cache.locks()).expect("makes");
+            let file = crate::fsio::open_rw(&path).expect("opens");
+            crate::fsio::Locked::try_new(file, &path).expect("locks")
+        };
+        let removal = alone().expect("free");
+        let (silent, cancel) = (crate::progress::silent(), Cancel::default());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| cache.in_use(&silent, &cancel));
+            std::thread::sleep(std::time::Duration::from_millis(120));
+            assert!(!waits.is_finished());
+            std::fs::remove_dir_all(cache.locks()).expect("removes");
+            drop(removal);
+            let used = waits.join().expect("joins").expect("waits").expect("is locked");
+            assert!(alone().is_none(), "the lock is not where others look");
+            drop(used);
+        });
+        let _removal = alone().expect("free");
+        cancel.set();
+        let ended = cache.in_use(&silent, &cancel).expect_err("was cancelled");
+        assert!(matches!(ended, crate::hub::Error::Interrupted { .. }), "{ended}");
     }
 }
