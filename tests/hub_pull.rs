@@ -485,6 +485,54 @@ fn folders_get_plain_files_and_keep_what_is_right() {
 }
 
 #[test]
+fn a_folder_holds_one_revision() {
+    let world = World::with_step();
+    world.server.branch("step_200", &step(2));
+    world.server.branch("main", &step(1));
+    let dir = world.dir.path().join("out");
+    let into =
+        |revision: &str| PullRequest { target: Target::Folder(dir.clone()), ..request(revision) };
+    run(&world.hub(), &into("step_100")).expect("pulls");
+    // Neither a file of another revision beside its own, nor one written over.
+    let alone = PullRequest { include: vec!["*.safetensors".into()], ..into("step_200") };
+    for request in [into("step_200"), alone] {
+        let refused = run(&world.hub(), &request).expect_err("would mix");
+        assert_eq!((refused.kind(), refused.id()), (Kind::Usage, "other_revision"));
+        for file in step(1) {
+            assert!(std::fs::read(dir.join(&file.path)).expect("reads") == file.bytes);
+        }
+    }
+    // The same files by another name are the same revision.
+    assert_eq!(run(&world.hub(), &into("main")).expect("pulls").fetched_files, 0);
+}
+
+#[test]
+fn what_no_pull_has_put_into_a_folder_is_not_written_over() {
+    let world = World::with_step();
+    let files = step(1);
+    let (first, rest) = files.split_first().expect("has files");
+    // Of another size it is seen when planning, of the same size when it is hashed.
+    for own in [b"mine".to_vec(), vec![b'x'; first.bytes.len()]] {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let place = dir.path().join(&first.path);
+        std::fs::write(&place, &own).expect("writes");
+        let into =
+            PullRequest { target: Target::Folder(dir.path().to_owned()), ..request("step_100") };
+        let refused = run(&world.hub(), &into).expect_err("would be lost");
+        assert_eq!((refused.kind(), refused.id()), (Kind::Usage, "output_exists"));
+        assert_eq!(std::fs::read(&place).expect("is there"), own);
+        let force = PullRequest { existing: Existing::Refetch, ..into.clone() };
+        run(&world.hub(), &force).expect("was told to");
+        assert_eq!(std::fs::read(&place).expect("is there"), first.bytes);
+
+        // The right bytes are taken for what they are, whoever put them there.
+        std::fs::remove_dir_all(dir.path().join(".cache")).expect("removes");
+        std::fs::remove_file(dir.path().join(&rest[0].path)).expect("removes");
+        assert_eq!(run(&world.hub(), &into).expect("pulls").fetched_files, 1);
+    }
+}
+
+#[test]
 fn globs_choose_files_and_a_refetch_fetches_all() {
     let world = World::with_step();
     let some = PullRequest {

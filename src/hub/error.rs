@@ -72,6 +72,22 @@ pub enum Error {
     /// A removal would take something else than what was shown.
     #[error("the cache is no longer as it was shown")]
     CacheChanged,
+    /// A pull into a folder would leave it with files of two revisions.
+    #[error("{folder} holds another revision: its {path} is not that of {revision}")]
+    OtherRevision {
+        /// The folder.
+        folder: String,
+        /// The first such file.
+        path: String,
+        /// What was to be pulled.
+        revision: String,
+    },
+    /// A pull into a folder would write over a file that no pull has put there.
+    #[error("{path} is there already, and is not the file of that name on the Hub")]
+    Occupied {
+        /// The file.
+        path: String,
+    },
     /// No file is left after `--include` and `--exclude`.
     #[error("no file of {repo} matches the given patterns")]
     NothingMatches {
@@ -300,9 +316,11 @@ fn wait(retry_after: Option<Duration>) -> String {
 impl Diagnose for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::BadRepo { .. } | Self::BadPattern { .. } | Self::BadEndpoint { .. } => {
-                Kind::Usage
-            }
+            Self::BadRepo { .. }
+            | Self::BadPattern { .. }
+            | Self::BadEndpoint { .. }
+            | Self::OtherRevision { .. }
+            | Self::Occupied { .. } => Kind::Usage,
             Self::RepoNotFound { .. }
             | Self::RevisionNotFound { .. }
             | Self::FileNotFound { .. }
@@ -341,6 +359,8 @@ impl Diagnose for Error {
             Self::Offline { .. } => "offline",
             Self::InUse { .. } => "cache_in_use",
             Self::CacheChanged => "cache_changed",
+            Self::OtherRevision { .. } => "other_revision",
+            Self::Occupied { .. } => "output_exists",
             Self::GaveUp { source, .. } => source.id(),
             Self::Io(inner) => inner.id(),
             _ => self.kind().id(),
@@ -367,6 +387,12 @@ impl Diagnose for Error {
             Self::InUse { .. } => &["nothing was removed; wait until it is done, or end it"],
             Self::CacheChanged => {
                 &["nothing was removed; run the same command again to see what would go now"]
+            }
+            Self::OtherRevision { .. } => {
+                &["a folder holds one revision: name another one, or remove this one first"]
+            }
+            Self::Occupied { .. } => {
+                &["name another folder; --force-download writes over what is there"]
             }
             Self::Auth { .. } => {
                 &["pass a token with --token or HF_TOKEN; gated models also want their licence \

@@ -139,6 +139,20 @@ impl Store {
         }
     }
 
+    /// Refuses to write a file over one that no pull has put there.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`].
+    pub fn check_ours(&self, file: &TreeFile) -> Result<()> {
+        match self {
+            Self::Local(dir) if dir.is_foreign(file) => {
+                let path = escape(&dir.slot(file).place.to_string_lossy());
+                Err(Error::Occupied { path })
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub fn mark_verified(&self, commit: &CommitSha, file: &TreeFile) -> Result<()> {
         match self {
             Self::Cache(cache) => cache.mark_verified(&file.hash),
@@ -229,10 +243,11 @@ impl Hub {
             };
             let mut revision = PlannedRevision { name, commit, folder, files: Vec::new(), tree };
             let store = plan.store(&self.config.cache_dir, &revision);
+            check_one_revision(&store, &revision)?;
             let wanted = revision.tree.iter().filter(|file| filter.takes(&file.path));
             revision.files = wanted
                 .map(|file| plan_file(&store, request, file, &mut seen, &mut plan.fetch_bytes))
-                .collect();
+                .collect::<Result<_>>()?;
             if revision.files.is_empty() {
                 let repo = format!("{}@{}", request.repo, revision.name);
                 return Err(Error::NothingMatches { repo });
@@ -279,19 +294,36 @@ impl Hub {
     }
 }
 
+/// A folder with files of two revisions would be a checkpoint that nobody trained.
+fn check_one_revision(store: &Store, revision: &PlannedRevision) -> Result<()> {
+    let Store::Local(dir) = store else { return Ok(()) };
+    match dir.other_revision(&revision.tree) {
+        Some(path) => Err(Error::OtherRevision {
+            folder: escape(&dir.path().to_string_lossy()),
+            path: escape(&path),
+            revision: escape(&revision.name),
+        }),
+        None => Ok(()),
+    }
+}
+
 fn plan_file(
     store: &Store,
     request: &PullRequest,
     file: &TreeFile,
     seen: &mut BTreeMap<Hash, ()>,
     fetch_bytes: &mut u64,
-) -> PlannedFile {
-    let planned = |action| PlannedFile { file: file.clone(), action };
+) -> Result<PlannedFile> {
+    let planned = |action| Ok(PlannedFile { file: file.clone(), action });
     let first = seen.insert(file.hash, ()).is_none();
     let present = match request.existing {
         Existing::Keep => store.present(file),
         Existing::Refetch => Present::No,
     };
+    // What has the right size is hashed before that is said.
+    if request.existing == Existing::Keep && present == Present::No {
+        store.check_ours(file)?;
+    }
     match (present, store) {
         (Present::Verified, _) => planned(Action::Keep),
         _ if !first => {

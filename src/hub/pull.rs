@@ -241,7 +241,7 @@ impl Run<'_> {
     /// Makes the content right at the first place that wants it, under its lock.
     async fn get(&self, job: &Job<'_>, store: &Store, item: &str) -> Result<(Outcome, String)> {
         let want = job.wants[0];
-        let (file, slot) = (want.file, store.slot(want.file));
+        let file = want.file;
         if self.plan.existing == Existing::Refetch {
             return self.fetch(want, store, item).await;
         }
@@ -252,18 +252,26 @@ impl Run<'_> {
                 return Ok((Outcome::Kept, "fetched by another process".into()));
             }
             Present::Unverified => {
-                let (place, hash) = (slot.place.clone(), file.hash);
-                let got = blocking(move || Ok(hash_file(&place, &hash, &|_| {})?)).await?;
-                if got == file.hash {
-                    store.mark_verified(&want.revision.commit, file)?;
+                if self.check(want, store).await? {
                     self.progress.advance(item, file.size);
                     return Ok((Outcome::Kept, "verified".into()));
                 }
+                store.check_ours(file)?;
                 self.progress.note(&format!("{item} is damaged: fetching it again"));
             }
             Present::No => {}
         }
         self.fetch(want, store, item).await
+    }
+
+    /// Hashes what is there, and says whether it is right.
+    async fn check(&self, want: Want<'_>, store: &Store) -> Result<bool> {
+        let (place, hash) = (store.slot(want.file).place, want.file.hash);
+        let got = blocking(move || Ok(hash_file(&place, &hash, &|_| {})?)).await?;
+        if got == want.file.hash {
+            store.mark_verified(&want.revision.commit, want.file)?;
+        }
+        Ok(got == want.file.hash)
     }
 
     async fn fetch(&self, want: Want<'_>, store: &Store, item: &str) -> Result<(Outcome, String)> {
@@ -307,10 +315,15 @@ impl Run<'_> {
     /// Shows the content at another place: by a link in the cache, by a copy in folders. Index
     /// files wait for the end of their revision.
     async fn place(&self, from: Want<'_>, to: Want<'_>) -> Result<()> {
-        match self.store(to) {
+        let store = self.store(to);
+        match &store {
             Store::Cache(_) if is_index(to.file) => Ok(()),
             Store::Cache(cache) => cache.link(&to.revision.commit, to.file),
             Store::Local(dir) => {
+                if self.plan.existing == Existing::Keep && dir.is_foreign(to.file) {
+                    let right = self.check(to, &store).await?;
+                    return if right { Ok(()) } else { store.check_ours(to.file) };
+                }
                 let source = self.store(from).slot(from.file).place;
                 let target = dir.slot(to.file).place;
                 if source != target {

@@ -8,6 +8,7 @@
 //! Of our own are `.part` files and, in the cache, `.verified/<hash>`: the size and time of a
 //! blob whose bytes this program has hashed; blobs that others fetched are hashed once.
 
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -252,6 +253,20 @@ impl LocalDir {
             Some((hash, time)) if hash == file.hash && is_stamp(time, &meta) => Present::Verified,
             _ => Present::Unverified,
         }
+    }
+
+    /// Returns a file that a pull has put here and that is not in `tree`, if there is one: what is
+    /// pulled from `tree` would stand beside a file of another revision.
+    pub(super) fn other_revision(&self, tree: &[TreeFile]) -> Option<String> {
+        let known: BTreeMap<_, _> = tree.iter().map(|file| (&*file.path, file.hash)).collect();
+        let fits = |file: &ExpectedFile| known.get(&*file.path) == Some(&file.hash);
+        from_metadata(&self.0).into_iter().find(|file| !fits(file)).map(|file| file.path)
+    }
+
+    /// Says whether something stands in the place of a file that no pull has put there.
+    pub(super) fn is_foreign(&self, file: &TreeFile) -> bool {
+        let slot = self.slot(file);
+        slot.place.symlink_metadata().is_ok() && read_metadata(&slot.record).is_none()
     }
 
     /// Writes huggingface_hub's record: commit, ETag, and the time until which it holds.
