@@ -3,6 +3,25 @@
 //! Layers, lower ones first; imports point down only (`tests/tidy.rs` holds that):
 //! `error, units, dtype, name, progress, fsio, hash` ← `safetensors, gguf, quant` ←
 //! `arch, checkpoint` ← `ops, select, report` ← `hub, engine, sandbox` ← `cli` ← `main`.
+//!
+//! What the commands do can be called without them; nothing below `cli` prints or reads settings:
+//!
+//! ```
+//! use std::path::Path;
+//! use tmax_ckpt::checkpoint::Checkpoint;
+//! use tmax_ckpt::ops::verify::{Options, Severity, Values, verify};
+//! use tmax_ckpt::progress::silent;
+//!
+//! let dir = Path::new("fixtures/tiny-raw/step_600");
+//! let options = Options { values: Values::Scan, ..Options::default() };
+//! let report = verify(dir, &options, &*silent())?;
+//! assert_eq!(report.count(Severity::Error), 0, "{:?}", report.findings);
+//!
+//! let checkpoint = Checkpoint::open(dir)?;
+//! let norm = checkpoint.find("model.norm.weight").expect("a norm");
+//! assert_eq!(checkpoint.data(norm).len() as u64, norm.len_bytes());
+//! # Ok::<(), tmax_ckpt::error::Error>(())
+//! ```
 
 #![cfg_attr(
     test,
