@@ -105,6 +105,18 @@ impl Diagnose for Error {
 /// The result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Says whether something is at `path`. What this process may not look at is not "not there".
+///
+/// # Errors
+/// [`Error::Io`] where permission is denied.
+pub fn exists(path: &Path) -> Result<bool> {
+    match path.metadata() {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::io("stat", path)(e)),
+        Err(_) => Ok(false),
+    }
+}
+
 /// Opens a file for reading, which must be one: a pipe would wait for somebody to write, and a
 /// device has no end.
 ///

@@ -229,3 +229,42 @@ fn texts_without_tokens_and_types_to_come_get_the_right_help() {
     let output = run(home.path(), &["export", "gguf", ckpt, "--outtype", "bf61"]);
     assert!(err(&output).contains("similar value exists: 'bf16'"), "{output:?}");
 }
+
+/// What nobody let us read is not "damaged", which would be exit code 1, and not "sound".
+#[test]
+fn a_file_that_may_not_be_read_is_a_matter_of_permission() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = tempfile::tempdir().expect("a temp dir");
+    let dir = sound(home.path());
+    write_sums(&dir, &["config.json"]);
+    let deny = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("sets a mode");
+    };
+    for name in ["model.safetensors", "tokenizer.json", "config.json", "SHA256SUMS", "."] {
+        let path = dir.join(name);
+        let mode = path.metadata().expect("stats").permissions().mode();
+        deny(&path, 0);
+        let output = unprivileged(&binary(home.path())).args(["verify", "./ckpt"]).output();
+        deny(&path, mode);
+        let output = output.expect("runs");
+        let text = err(&output);
+        assert_eq!(output.status.code(), Some(4), "{name}: {text}");
+        assert!(text.contains("help: check who owns ./ckpt"), "{name}: {text}");
+    }
+    assert_eq!(run(home.path(), &["verify", "./ckpt"]).status.code(), Some(0));
+}
+
+/// The same program without root's leave to read everything.
+fn unprivileged(command: &std::process::Command) -> std::process::Command {
+    let mut wrapped = std::process::Command::new("setpriv");
+    wrapped.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(command.get_program());
+    if !rustix::process::geteuid().is_root() {
+        wrapped = std::process::Command::new(command.get_program());
+    }
+    wrapped.args(command.get_args());
+    wrapped.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        wrapped.current_dir(folder);
+    }
+    wrapped
+}

@@ -122,11 +122,11 @@ pub fn read_config(dir: &Path) -> crate::error::Result<ModelConfig> {
     if is_gguf(dir) {
         return Err(CheckpointError::Gguf { path: dir.to_owned() }.into());
     }
-    if !dir.is_dir() {
+    if !fsio::exists(dir)? || !dir.is_dir() {
         return Err(CheckpointError::NotAFolder { path: dir.to_owned() }.into());
     }
     let path = dir.join(CONFIG_FILE);
-    if !path.exists() {
+    if !fsio::exists(&path)? {
         return Err(CheckpointError::NoConfig { dir: dir.to_owned() }.into());
     }
     let bytes = fsio::read_capped(&path, CONFIG_LEN_MAX)?;
@@ -139,7 +139,7 @@ pub fn read_config(dir: &Path) -> crate::error::Result<ModelConfig> {
 /// As [`Checkpoint::aux`].
 pub fn read_aux(dir: &Path, file_name: &str) -> crate::error::Result<Option<Vec<u8>>> {
     let path = dir.join(file_name);
-    if !is_safe_relative_path(file_name) || !path.exists() {
+    if !is_safe_relative_path(file_name) || !fsio::exists(&path)? {
         return Ok(None);
     }
     Ok(Some(fsio::read_capped(&path, AUX_LEN_MAX)?))

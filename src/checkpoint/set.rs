@@ -7,7 +7,7 @@ use super::error::CheckpointError;
 use crate::arch::{Architecture, Namespace, Part, TensorRule, layout};
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::fsio::Mapped;
+use crate::fsio::{self, Mapped};
 use crate::gguf::is_gguf;
 use crate::name::TensorName;
 use crate::safetensors::{self, Header, INDEX_FILE, Index, IndexFault, SINGLE_FILE};
@@ -191,7 +191,7 @@ pub fn collect(headers: &[(&str, &Header)]) -> Result<Vec<Tensor>, CheckpointErr
 
 fn open_folder(dir: &Path) -> Result<(Option<Index>, Vec<ShardFile>)> {
     let (index_path, single) = (dir.join(INDEX_FILE), dir.join(SINGLE_FILE));
-    match (index_path.exists(), single.exists()) {
+    match (fsio::exists(&index_path)?, fsio::exists(&single)?) {
         (true, true) => Err(CheckpointError::Ambiguous { dir: dir.to_owned() }.into()),
         (false, false) => Err(no_tensors(dir).into()),
         (false, true) => Ok((None, vec![ShardFile::open(&single)?])),
@@ -200,7 +200,7 @@ fn open_folder(dir: &Path) -> Result<(Option<Index>, Vec<ShardFile>)> {
             let mut files = Vec::new();
             for shard in index.shards() {
                 let path = dir.join(shard);
-                if !path.exists() {
+                if !fsio::exists(&path)? {
                     let fault = IndexFault::MissingShard(shard.to_owned());
                     return Err(safetensors::Error::Index { path: index_path, fault }.into());
                 }

@@ -6,6 +6,7 @@ use super::context::Context;
 use super::failure::{Failure, NOT_CACHED};
 use super::hub;
 use crate::error::Result;
+use crate::fsio;
 use crate::hub::{CommitSha, DEFAULT_REVISION, Pattern, RepoCache, RepoKind, RepoRef, step_number};
 use crate::name::{escape, suggest};
 
@@ -104,7 +105,7 @@ fn name_of_commit(repository: &RepoCache, commit: &CommitSha) -> Option<String> 
 /// The path does not exist, or the cache lacks the revision; the help line says how to pull it.
 pub fn resolve(text: &str, ctx: &Context) -> Result<Vec<Local>> {
     match Reference::parse(text)? {
-        Reference::Local(path) if path.exists() => {
+        Reference::Local(path) if fsio::exists(&path)? => {
             if let Some(repository) = RepoCache::of_snapshot(&path) {
                 ctx.hold(&repository)?;
             }

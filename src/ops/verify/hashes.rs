@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Check, Finding, HashedFile, Report};
+use super::{Check, Finding, HashedFile, Report, unreadable};
 use crate::error::Result;
 use crate::fsio;
 use crate::hash::{ExpectedFile, Hash, Voucher, hash_file};
@@ -16,7 +16,7 @@ const SUMS_LEN_MAX: u64 = 1 << 20;
 /// Reads `SHA256SUMS`, if the folder has one, in the form of coreutils.
 pub(super) fn read_sums(dir: &Path, findings: &mut Vec<Finding>) -> Result<Vec<ExpectedFile>> {
     let path = dir.join(SUMS_FILE);
-    if !path.exists() {
+    if !fsio::exists(&path)? {
         return Ok(Vec::new());
     }
     let bytes = fsio::read_capped(&path, SUMS_LEN_MAX)?;
@@ -59,22 +59,27 @@ fn parse_sum(line: &str) -> Option<ExpectedFile> {
 }
 
 /// Hashes every file that `expected` names, several at once.
+///
+/// # Errors
+/// A file that this process may not read.
 pub(super) fn check(
     dir: &Path,
     expected: &[ExpectedFile],
     report: &mut Report,
     progress: &dyn Progress,
-) {
+) -> Result<()> {
     let size = |file: &ExpectedFile| dir.join(&file.path).metadata().map_or(0, |m| m.len());
     progress.start("hash", expected.iter().map(size).sum(), Unit::Bytes);
-    let results: Vec<(HashedFile, Option<Finding>)> =
+    let results: Vec<Result<(HashedFile, Option<Finding>)>> =
         expected.par_iter().map(|file| check_file(dir, file, size(file), progress)).collect();
     progress.finish();
-    for (hashed, finding) in results {
+    for result in results {
+        let (hashed, finding) = result?;
         report.hashed.push(hashed);
         report.findings.extend(finding);
     }
     report.hashed.sort_by(|a, b| (&a.name, &a.source).cmp(&(&b.name, &b.source)));
+    Ok(())
 }
 
 fn check_file(
@@ -82,12 +87,12 @@ fn check_file(
     file: &ExpectedFile,
     len_bytes: u64,
     progress: &dyn Progress,
-) -> (HashedFile, Option<Finding>) {
+) -> Result<(HashedFile, Option<Finding>)> {
     let name = escape(&file.path);
-    let fault = fault_of(dir, file, len_bytes, progress);
+    let fault = fault_of(dir, file, len_bytes, progress)?;
     let matches = fault.is_none();
     let finding = fault.map(|message| Finding::error(Check::Hash, name.clone(), message));
-    (HashedFile { name, len_bytes, source: file.voucher.to_string(), matches }, finding)
+    Ok((HashedFile { name, len_bytes, source: file.voucher.to_string(), matches }, finding))
 }
 
 fn fault_of(
@@ -95,28 +100,28 @@ fn fault_of(
     file: &ExpectedFile,
     len_bytes: u64,
     progress: &dyn Progress,
-) -> Option<String> {
+) -> Result<Option<String>> {
     let path = dir.join(&file.path);
-    if !is_safe_relative_path(&file.path) || !path.is_file() {
-        return Some(format!("is missing ({})", file.voucher));
+    if !is_safe_relative_path(&file.path) || !fsio::exists(&path)? || !path.is_file() {
+        return Ok(Some(format!("is missing ({})", file.voucher)));
     }
     if let Some(wanted) = file.len_bytes.filter(|wanted| *wanted != len_bytes) {
-        return Some(format!("has {len_bytes} bytes, expected {wanted} ({})", file.voucher));
+        return Ok(Some(format!("has {len_bytes} bytes, expected {wanted} ({})", file.voucher)));
     }
     progress.item_start(&file.path, len_bytes);
     let got = hash_file(&path, &file.hash, &|bytes| progress.advance(&file.path, bytes));
     match got {
         Ok(got) if got == file.hash => {
             progress.item_done(&file.path, "verified");
-            None
+            Ok(None)
         }
         Ok(got) => {
             progress.item_done(&file.path, "FAILED");
             let short = |hash: &Hash| hash.hex()[..12].to_owned();
             let (kind, got, wanted) = (file.hash.name(), short(&got), short(&file.hash));
-            Some(format!("{kind} {got}… ≠ {wanted}… ({})", file.voucher))
+            Ok(Some(format!("{kind} {got}… ≠ {wanted}… ({})", file.voucher)))
         }
-        Err(error) => Some(format!("cannot be read: {error}")),
+        Err(error) => Ok(Some(unreadable(error.into())?)),
     }
 }
 
@@ -149,7 +154,7 @@ mod tests {
         };
         let good = [file(sha256, Some(6)), file(git, None)];
         let mut report = Report::default();
-        check(dir.path(), &good, &mut report, &Silent);
+        check(dir.path(), &good, &mut report, &Silent).expect("may be read");
         assert_eq!((report.findings.len(), report.hashed.len()), (0, 2));
         let bad = [
             file(&"0".repeat(64), None),
@@ -157,7 +162,7 @@ mod tests {
             file(sha256, Some(7)),
             ExpectedFile { path: "y".into(), ..good[0].clone() },
         ];
-        check(dir.path(), &bad, &mut report, &Silent);
+        check(dir.path(), &bad, &mut report, &Silent).expect("may be read");
         let messages: Vec<&str> = report.findings.iter().map(|f| f.message.as_str()).collect();
         assert_eq!(
             messages,

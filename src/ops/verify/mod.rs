@@ -17,7 +17,7 @@ pub use hashes::parse_sums;
 pub use loaders::{Loader, LoaderVerdict, Verdict};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, read_config};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::hash::ExpectedFile;
 use crate::progress::Progress;
 
@@ -147,8 +147,8 @@ impl Report {
 /// Verifies the checkpoint in the folder `dir`.
 ///
 /// # Errors
-/// Only when there is no such folder, no config, or an unsupported architecture: everything
-/// else is a finding.
+/// Only when there is no such folder, no config, an unsupported architecture, or a file that this
+/// process may not read: everything else is a finding.
 pub fn verify(dir: &Path, options: &Options<'_>, progress: &dyn Progress) -> Result<Report> {
     let mut report = Report::default();
     let config = read_config(dir)?;
@@ -156,14 +156,15 @@ pub fn verify(dir: &Path, options: &Options<'_>, progress: &dyn Progress) -> Res
     if options.hashes == Hashes::Known {
         let mut expected = options.expected.to_vec();
         expected.extend(sums);
-        hashes::check(dir, &expected, &mut report, progress);
+        hashes::check(dir, &expected, &mut report, progress)?;
     }
     report.unchecked = unchecked(options, &report.hashed);
     match Checkpoint::open(dir) {
         Ok(checkpoint) => check_contents(&checkpoint, options, &mut report, progress)?,
+        Err(error) if error.kind() == Kind::Auth => return Err(error),
         Err(error) => {
             let mut faults = Vec::new();
-            structure::remaining_faults(dir, &mut faults);
+            structure::remaining_faults(dir, &mut faults)?;
             let cause = error.causes().join(": ");
             // Opening stops at a file that is listed here too.
             if !faults.iter().any(|fault| fault.message == cause) {
@@ -172,13 +173,23 @@ pub fn verify(dir: &Path, options: &Options<'_>, progress: &dyn Progress) -> Res
                 report.findings.push(Finding::error(Check::Files, "tensors", message));
             }
             report.findings.extend(faults);
-            tokenizer::check(dir, &config, &mut report.findings);
+            tokenizer::check(dir, &config, &mut report.findings)?;
         }
     }
     report.findings = one_a_file(std::mem::take(&mut report.findings));
     report.findings.sort_by_key(|f| f.severity);
     loaders::mind_damage(&mut report);
     Ok(report)
+}
+
+/// Says why a file cannot be read, which is a finding, unless this process may not: then nothing
+/// is known of the file, and the answer is neither "yes" nor "no".
+fn unreadable(error: Error) -> Result<String> {
+    if error.kind() == Kind::Auth {
+        return Err(error);
+    }
+    let chain: Vec<String> = std::iter::once(error.to_string()).chain(error.causes()).collect();
+    Ok(chain.join(": "))
 }
 
 fn unchecked(options: &Options<'_>, hashed: &[HashedFile]) -> Vec<Unchecked> {
@@ -221,7 +232,7 @@ fn check_contents(
     report.tensors = checkpoint.tensors().len();
     structure::check(checkpoint, &mut report.findings);
     config::check(checkpoint, &mut report.findings);
-    tokenizer::check(&checkpoint.dir, &checkpoint.config, &mut report.findings);
+    tokenizer::check(&checkpoint.dir, &checkpoint.config, &mut report.findings)?;
     if options.values == Values::Scan {
         finite::check(checkpoint, &mut report.findings, progress);
     }
@@ -238,4 +249,26 @@ pub fn require_text(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     let problems =
         crate::checkpoint::expect::compare(&checkpoint.config, checkpoint.tensors(), &[Part::Text]);
     if problems.is_empty() { Ok(()) } else { Err(CheckpointError::Incomplete { problems }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::path::Path;
+
+    use super::unreadable;
+    use crate::error::Kind;
+    use crate::fsio;
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_neither_sound_nor_damaged() {
+        let of = |kind: ErrorKind| {
+            unreadable(fsio::Error::io("open", Path::new("x"))(kind.into()).into())
+        };
+        let denied = of(ErrorKind::PermissionDenied).expect_err("nothing is known");
+        assert_eq!((denied.kind(), denied.kind().exit_code()), (Kind::Auth, 4));
+        assert_eq!(denied.help(), ["check who owns x"]);
+        let message = of(ErrorKind::InvalidData).expect("a finding");
+        assert_eq!(message, "cannot open x: invalid data");
+    }
 }

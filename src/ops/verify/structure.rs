@@ -6,6 +6,7 @@ use super::{Check, Finding};
 use crate::arch::Part;
 use crate::checkpoint::expect::{Problem, compare};
 use crate::checkpoint::{Checkpoint, ShardFile};
+use crate::error::{Kind, Result};
 use crate::name::escape;
 use crate::safetensors::{INDEX_FILE, Index};
 
@@ -58,11 +59,15 @@ fn check_strays(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) {
 
 /// Adds what else is wrong with files when the checkpoint does not open: opening stops at the
 /// first fault.
-pub(super) fn remaining_faults(dir: &Path, findings: &mut Vec<Finding>) {
+///
+/// # Errors
+/// A file that this process may not read.
+pub(super) fn remaining_faults(dir: &Path, findings: &mut Vec<Finding>) -> Result<()> {
     let mut headers = Vec::new();
     for name in safetensors_in(dir) {
         match ShardFile::open(&dir.join(&name)) {
             Ok(file) => headers.push((name, file.header)),
+            Err(error) if error.kind() == Kind::Auth => return Err(error),
             Err(error) => {
                 // A file that cannot be opened has no cause but itself.
                 let causes = error.causes();
@@ -79,6 +84,7 @@ pub(super) fn remaining_faults(dir: &Path, findings: &mut Vec<Finding>) {
             findings.push(Finding::error(Check::Files, INDEX_FILE, fault.to_string()));
         }
     }
+    Ok(())
 }
 
 fn safetensors_in(dir: &Path) -> Vec<String> {

@@ -5,22 +5,32 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Check, Finding};
+use super::{Check, Finding, unreadable};
 use crate::arch::ModelConfig;
 use crate::checkpoint::read_aux;
+use crate::error::Result;
 use crate::name::escape;
 
 const FILE: &str = "tokenizer.json";
 
 /// Adds what is wrong with the tokenizer; a missing one is a warning.
-pub(super) fn check(dir: &Path, config: &ModelConfig, findings: &mut Vec<Finding>) {
+///
+/// # Errors
+/// A file that this process may not read.
+pub(super) fn check(
+    dir: &Path,
+    config: &ModelConfig,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
     match read_aux(dir, FILE) {
         Ok(Some(bytes)) => check_bytes(&bytes, config.text.vocab_size, findings),
         Ok(None) => {
             let message = "is missing: no text can be turned into tokens";
             findings.push(Finding::warning(Check::Tokenizer, FILE, message));
         }
-        Err(error) => findings.push(Finding::error(Check::Tokenizer, FILE, error.to_string())),
+        Err(error) => {
+            findings.push(Finding::error(Check::Tokenizer, FILE, unreadable(error)?));
+        }
     }
     for field in ["bos_token_id", "eos_token_id", "pad_token_id"] {
         let value = config.raw_text().get(field).or_else(|| config.raw.get(field));
@@ -40,6 +50,7 @@ pub(super) fn check(dir: &Path, config: &ModelConfig, findings: &mut Vec<Finding
             }
         }
     }
+    Ok(())
 }
 
 fn check_bytes(bytes: &[u8], vocab_size: u64, findings: &mut Vec<Finding>) {
