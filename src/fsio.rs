@@ -117,6 +117,12 @@ pub fn exists(path: &Path) -> Result<bool> {
     }
 }
 
+/// Says whether the last part of `path` is a symbolic link, with a slash after it or without.
+#[must_use]
+pub fn is_link(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| parent(path).join(name).is_symlink())
+}
+
 /// Opens a file for reading, which must be one: a pipe would wait for somebody to write, and a
 /// device has no end.
 ///

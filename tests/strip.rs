@@ -356,6 +356,33 @@ fn verify_finds_what_opening_alone_would_not() {
     assert!(report.loaders.is_empty());
 }
 
+/// A rename puts a folder in no link's place: said before anything is written.
+#[test]
+fn an_output_that_is_a_link_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let config = tiny_config(true, false);
+    let source = dir.path().join("source");
+    write_checkpoint(&source, &config, &promised(&config, &[Part::Text]));
+    let checkpoint = Checkpoint::open(&source).expect("opens");
+    std::fs::create_dir(dir.path().join("empty")).expect("makes a folder");
+    for (target, link) in [("empty", "link"), ("empty", "link/"), ("nowhere", "dangling")] {
+        let out = dir.path().join(link);
+        let _ = std::os::unix::fs::symlink(target, dir.path().join(link.trim_end_matches('/')));
+        let plan = plan(&checkpoint, &out, &Options::default()).expect("plans");
+        let run = plan.assembly.run(checkpoint.set(), "strip", &Silent, &never());
+        let error = run.expect_err("a link");
+        assert_eq!((error.id(), error.kind().exit_code()), ("output_is_link", 2), "{link}");
+        let dry = plan.assembly.check_output().expect_err("a link");
+        assert_eq!(dry.id(), "output_is_link", "{link}");
+    }
+    let mut left: Vec<_> = std::fs::read_dir(dir.path())
+        .expect("lists")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["dangling", "empty", "link", "source"]);
+}
+
 #[test]
 fn hashes_of_a_cache_snapshot_are_its_link_names() {
     let dir = tempfile::tempdir().expect("a temp dir");

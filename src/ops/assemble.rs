@@ -99,18 +99,18 @@ impl Assembly {
     /// Looks at what has the output's name, without reading tensors.
     ///
     /// # Errors
-    /// [`OpError::OutputExists`] when something is there that cannot be what would be written.
+    /// [`OpError::taken`] when something is there that cannot be what would be written.
     pub fn check_output(&self) -> Result<Output> {
         let taken = match std::fs::read_dir(&self.out) {
             Ok(mut entries) => entries.next().is_some(),
             Err(_) => self.out.symlink_metadata().is_ok(),
         };
         // `.` and `..` cannot be given to a finished folder by a rename.
-        let taken = taken || self.out.file_name().is_none();
+        let taken = taken || self.out.file_name().is_none() || fsio::is_link(&self.out);
         match taken {
             false => Ok(Output::Free),
             true if self.looks_finished() => Ok(Output::Finished),
-            true => Err(OpError::OutputExists { path: self.out.clone() }.into()),
+            true => Err(OpError::taken(&self.out).into()),
         }
     }
 

@@ -1,9 +1,10 @@
 //! Why an operation on a checkpoint was refused or failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::dtype::Dtype;
 use crate::error::{Diagnose, Kind};
+use crate::fsio::is_link;
 
 /// Why an operation was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,12 @@ pub enum OpError {
     #[error("{} exists and is not what would be written", path.display())]
     OutputExists {
         /// The folder or file.
+        path: PathBuf,
+    },
+    /// The output is a symbolic link, which no finished output can take the place of.
+    #[error("{} is a symbolic link", path.display())]
+    OutputIsLink {
+        /// The link.
         path: PathBuf,
     },
     /// The caller asked to stop.
@@ -43,10 +50,21 @@ pub enum OpError {
     },
 }
 
+impl OpError {
+    /// Makes the error of an output whose name is taken by something that is not to be written.
+    #[must_use]
+    pub fn taken(path: &Path) -> Self {
+        let path = path.to_owned();
+        if is_link(&path) { Self::OutputIsLink { path } } else { Self::OutputExists { path } }
+    }
+}
+
 impl Diagnose for OpError {
     fn kind(&self) -> Kind {
         match self {
-            Self::OutputExists { .. } | Self::Busy { .. } => Kind::Usage,
+            Self::OutputExists { .. } | Self::OutputIsLink { .. } | Self::Busy { .. } => {
+                Kind::Usage
+            }
             Self::Interrupted => Kind::Interrupted,
             Self::ProofFailed { .. } => Kind::Resources,
             Self::HeadDiffers | Self::Overflow { .. } => Kind::BadData,
@@ -56,6 +74,7 @@ impl Diagnose for OpError {
     fn id(&self) -> &'static str {
         match self {
             Self::OutputExists { .. } => "output_exists",
+            Self::OutputIsLink { .. } => "output_is_link",
             Self::Interrupted => "interrupted",
             Self::Busy { .. } => "output_busy",
             Self::ProofFailed { .. } => "copy_differs",
@@ -68,6 +87,9 @@ impl Diagnose for OpError {
         let line = match self {
             Self::OutputExists { path } => {
                 format!("remove {} or name another output with -o", path.display())
+            }
+            Self::OutputIsLink { .. } => {
+                "name with -o what it points to, or a name that is free".into()
             }
             Self::Interrupted => {
                 "what is written is kept under a hidden name; run the same command to continue"

@@ -48,7 +48,7 @@ pub struct Written {
 /// Looks at what has the names of a plan's files, without reading tensors.
 ///
 /// # Errors
-/// [`OpError::OutputExists`] for something that cannot be what would be written.
+/// [`OpError::taken`] for something that cannot be what would be written.
 pub fn check_outputs(plan: &Plan<'_>) -> Result<Vec<Output>> {
     let check = |file: &PlannedFile| {
         if file.path.symlink_metadata().is_err() {
@@ -56,7 +56,7 @@ pub fn check_outputs(plan: &Plan<'_>) -> Result<Vec<Output>> {
         }
         match fsio::open_regular(&file.path) {
             Ok((found, _)) if holds_head(&found, file) => Ok(Output::Finished),
-            _ => Err(OpError::OutputExists { path: file.path.clone() }.into()),
+            _ => Err(OpError::taken(&file.path).into()),
         }
     };
     plan.files.iter().map(check).collect()
