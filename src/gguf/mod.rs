@@ -6,12 +6,14 @@
 mod error;
 pub mod metadata;
 pub mod naming;
+pub mod pre_tokenizer;
 pub mod reader;
 pub mod tensor_type;
 pub mod writer;
 
 pub use error::{GgufError, GgufFileError};
 pub use metadata::{Array, Metadata, Value};
+pub use pre_tokenizer::PRE_TOKENIZERS;
 pub use reader::Gguf;
 pub use tensor_type::TensorType;
 pub use writer::{Encoded, TensorSpec};

@@ -19,6 +19,14 @@ pub enum ExportError {
         /// The expression, escaped.
         found: String,
     },
+    /// The name given for the pre-tokenizer is none of llama.cpp's.
+    #[error("llama.cpp has no pre-tokenizer called `{name}`")]
+    PreTokenizerName {
+        /// The name, escaped.
+        name: String,
+        /// The nearest one that it has.
+        near: Option<&'static str>,
+    },
     /// A file that the export needs is not in the checkpoint.
     #[error("the checkpoint has no {file}")]
     MissingFile {
@@ -91,7 +99,7 @@ impl Diagnose for ExportError {
             Self::MissingFile { .. } | Self::NoVision | Self::ImageStatistics { .. } => {
                 Kind::NotFound
             }
-            Self::PreTokenizer { .. } => Kind::Usage,
+            Self::PreTokenizer { .. } | Self::PreTokenizerName { .. } => Kind::Usage,
             _ => Kind::BadData,
         }
     }
@@ -99,7 +107,7 @@ impl Diagnose for ExportError {
     fn id(&self) -> &'static str {
         match self {
             Self::Tokenizer { .. } => "unsupported_tokenizer",
-            Self::PreTokenizer { .. } => "unknown_pre_tokenizer",
+            Self::PreTokenizer { .. } | Self::PreTokenizerName { .. } => "unknown_pre_tokenizer",
             Self::MissingFile { .. } => "missing_file",
             Self::BadFile { .. } | Self::NotText { .. } => "bad_file",
             Self::NoVision => "no_vision",
@@ -120,6 +128,12 @@ impl Diagnose for ExportError {
                 "`--pre NAME` sets tokenizer.ggml.pre; Qwen3.5 has qwen35, Qwen3 has qwen2".into(),
                 "a wrong name yields a model that splits text in another way than it learnt".into(),
             ],
+            Self::PreTokenizerName { near, .. } => {
+                let near = near.map(|near| format!("did you mean `{near}`?"));
+                let names = "src/llama-vocab.cpp of llama.cpp lists the names; Qwen3.5 has qwen35, \
+                             Qwen3 has qwen2";
+                near.into_iter().chain([names.to_owned()]).collect()
+            }
             Self::MissingFile { file } => vec![format!("copy {file} from the base model")],
             Self::NoVision => {
                 vec!["RL checkpoints leave the vision tower out; export the base model's".into()]

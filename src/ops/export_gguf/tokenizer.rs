@@ -10,10 +10,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::ExportError;
-use crate::gguf::{Array, Metadata, Value};
+use crate::gguf::{Array, Metadata, PRE_TOKENIZERS, Value};
+use crate::name::{escape, suggest};
 
 /// Splitting expressions and llama.cpp's names for them.
-const PRE_TOKENIZERS: &[(&str, &str)] = &[
+const SPLITTERS: &[(&str, &str)] = &[
     (
         "qwen35",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -114,8 +115,8 @@ impl Merge {
 /// Appends the tokenizer's keys.
 ///
 /// # Errors
-/// [`ExportError::Tokenizer`], [`ExportError::PreTokenizer`]: what llama.cpp could not load, or
-/// would load as another tokenizer.
+/// [`ExportError::Tokenizer`], [`ExportError::PreTokenizer`], [`ExportError::PreTokenizerName`]:
+/// what llama.cpp could not load, or would load as another tokenizer.
 pub fn write(sources: &Sources<'_>, out: &mut Metadata) -> Result<(), ExportError> {
     let file: TokenizerFile = serde_json::from_slice(sources.tokenizer)
         .map_err(|e| refuse(format!("tokenizer.json cannot be read: {e}")))?;
@@ -178,7 +179,11 @@ fn kinds(stage: &Json, members: &str) -> Vec<String> {
 
 fn pre_tokenizer(stage: &Json, wanted: Option<&str>) -> Result<String, ExportError> {
     if let Some(name) = wanted {
-        return Ok(name.to_owned());
+        let mut known = PRE_TOKENIZERS.iter().copied();
+        return known.find(|known| *known == name).map(str::to_owned).ok_or_else(|| {
+            let near = suggest(name, PRE_TOKENIZERS.iter().copied());
+            ExportError::PreTokenizerName { name: escape(name), near }
+        });
     }
     let steps = steps(stage, "pretokenizers");
     let byte_level =
@@ -186,13 +191,13 @@ fn pre_tokenizer(stage: &Json, wanted: Option<&str>) -> Result<String, ExportErr
     let regexes: Vec<&str> =
         steps.iter().filter_map(|s| s.pointer("/pattern/Regex").and_then(Json::as_str)).collect();
     let known = match regexes.as_slice() {
-        [regex] if byte_level => PRE_TOKENIZERS.iter().find(|row| row.1 == *regex),
+        [regex] if byte_level => SPLITTERS.iter().find(|row| row.1 == *regex),
         _ => None,
     };
     known.map(|row| row.0.to_owned()).ok_or_else(|| ExportError::PreTokenizer {
         found: match regexes.as_slice() {
             [] => "no splitting expression".to_owned(),
-            list => crate::name::escape(&list.join(" , ")),
+            list => escape(&list.join(" , ")),
         },
     })
 }
@@ -352,7 +357,7 @@ mod tests {
     use serde_json::{Value as Json, json};
 
     use super::super::ExportError;
-    use super::{PRE_TOKENIZERS, Sources, write};
+    use super::{SPLITTERS, Sources, write};
     use crate::gguf::{Array, Metadata, Value};
 
     fn tokenizer() -> Json {
@@ -364,7 +369,7 @@ mod tests {
             ],
             "normalizer": {"type": "NFC"},
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": PRE_TOKENIZERS[0].1}},
+                {"type": "Split", "pattern": {"Regex": SPLITTERS[0].1}},
                 {"type": "ByteLevel"},
             ]},
             "post_processor": {"type": "ByteLevel"},
@@ -430,6 +435,21 @@ mod tests {
         assert_eq!(got.get("tokenizer.ggml.pre"), Some(&Value::Str("qwen2".into())));
         other["pre_tokenizer"] = json!(null);
         assert!(matches!(keys(&other, None), Err(ExportError::PreTokenizer { .. })));
+    }
+
+    #[test]
+    fn a_name_that_llama_cpp_does_not_know_is_refused() {
+        use crate::error::{Diagnose as _, Kind};
+        for (name, near) in [("qwen53", Some("qwen35")), ("", None), ("zzz", None)] {
+            let error = keys(&tokenizer(), Some(name)).expect_err("llama.cpp would not load it");
+            let ExportError::PreTokenizerName { near: found, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!((error.kind(), *found), (Kind::Usage, near), "{name}");
+        }
+        for (name, _) in SPLITTERS {
+            assert!(crate::gguf::PRE_TOKENIZERS.contains(name), "{name}");
+        }
     }
 
     #[test]
