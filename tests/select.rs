@@ -278,8 +278,14 @@ fn what_would_fail_after_the_trials_fails_before_them() {
     let folder = scratch.path().join("folder.html");
     std::fs::create_dir(&folder).expect("makes");
     let absent = scratch.path().join("absent/r.html");
+    let foreign = ["foreign.html", "foreign.svg"].map(|name| scratch.path().join(name));
+    for path in &foreign {
+        std::fs::write(path, "<p>select</p>").expect("writes");
+    }
     let text = |path: &Path| path.to_str().expect("text").to_owned();
     for (more, code, said) in [
+        (["--report", &text(&foreign[0])], 2, "exists and is no report of `select`"),
+        (["--report", &text(&foreign[1])], 2, "exists and is no report of `select`"),
         (["--baseline", "step_60O"], 3, "is none of the 2 steps"),
         (["--report", "r.pdf"], 2, "what kind of report"),
         (["--report", &text(&folder)], 2, "cannot be written"),
@@ -293,6 +299,28 @@ fn what_would_fail_after_the_trials_fails_before_them() {
         assert!(error.contains(said), "{more:?}: {error}");
     }
     assert!(!jobs.exists(), "something was run");
+    let kept = std::fs::read_to_string(&foreign[0]).expect("reads");
+    assert_eq!(kept, "<p>select</p>");
+}
+
+/// Our own report is replaced, whichever kind it is, and an empty file is nobody's.
+#[test]
+fn a_report_of_ours_is_written_again() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let from = scratch.path().join("jobs");
+    for (step, rewards) in [("step_1", [0.0, 0.0]), ("step_2", [1.0, 1.0])] {
+        write_job(&from.join(step), "a", &rewards);
+        write_job(&from.join(step), "b", &rewards);
+    }
+    for name in ["r.html", "r.svg"] {
+        let report = scratch.path().join(name);
+        std::fs::write(&report, "").expect("writes");
+        let [from, report] = [&from, &report].map(|path| path.to_str().expect("text"));
+        for _ in 0..2 {
+            let run = select(&["--from", from, "--report", report]);
+            assert!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
+        }
+    }
 }
 
 #[test]

@@ -218,6 +218,20 @@ fn what_is_no_trajectory_is_an_error_with_help() {
     }
 }
 
+/// Each `--trajectories` takes one value: what follows is a checkpoint.
+#[test]
+fn checkpoints_may_follow_the_trajectories() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let path = "fixtures/trajectories/label-sum.json";
+    let more = ["--metric", "nll", "-n", "--trajectories", path, "--trajectories", path];
+    let steps = ["fixtures/tiny-raw/step_500", "fixtures/tiny-raw/step_600"];
+    let more: Vec<&str> = more.iter().copied().chain(steps).collect();
+    let plan = select(&[], dir.path(), &more);
+    assert!(plan.status.success(), "{}", stderr(&plan));
+    let text = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert_eq!(text.matches("would measure").count(), 2, "{text}");
+}
+
 #[test]
 fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let dir = tempfile::tempdir().expect("a temp dir");

@@ -49,9 +49,10 @@ pub struct Args {
     /// What a step is judged by, or what orders the queue
     #[arg(long, value_enum, default_value_t = Metric::Tblite)]
     metric: Metric,
-    /// For --metric nll: trajectories (ATIF, or lists of OpenAI messages), folders of them, or job
-    /// folders, of which solved trials are taken; best written by none of the checkpoints
-    #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
+    /// For --metric nll: a trajectory (ATIF, or a list of OpenAI messages), a folder of them, or a
+    /// job folder, of which solved trials are taken; best written by none of the checkpoints; may
+    /// be repeated
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     trajectories: Vec<PathBuf>,
     /// The job folder of the trials that are run
     #[arg(short, long, alias = "out", value_name = "JOBDIR", default_value = "select-jobs")]
@@ -221,14 +222,13 @@ impl Args {
 
 /// Refuses, before hours of trials, what could not be written after them.
 fn check_report(path: &Path) -> Result<()> {
-    report::check_name(path)?;
     let folder = crate::fsio::parent(path);
     if path.is_dir() || !folder.is_dir() {
         let help = vec!["name a file in a folder that exists".to_owned()];
         let message = format!("the report {} cannot be written", path.display());
         return Err(Failure::Usage(message, help).into());
     }
-    Ok(())
+    report::check_target(path)
 }
 
 /// Refuses a baseline that is none of the steps, before they are run.
@@ -378,9 +378,10 @@ fn command_line(args: &Args, summary: &Summary) -> String {
 fn metric_words(args: &Args) -> Vec<String> {
     match args.metric {
         Metric::Tblite => vec!["--metric tblite".to_owned()],
-        Metric::Nll => ["--metric nll --trajectories".to_owned()]
-            .into_iter()
-            .chain(args.trajectories.iter().map(|path| path.display().to_string()))
+        Metric::Nll => std::iter::once("--metric nll".to_owned())
+            .chain(
+                args.trajectories.iter().map(|path| format!("--trajectories {}", path.display())),
+            )
             .collect(),
     }
 }

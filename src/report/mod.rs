@@ -6,9 +6,11 @@
 mod html;
 mod svg;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnose, Kind};
+use crate::fsio;
 use crate::select::summary::{Certainty, Step, Summary};
 use crate::units::plural;
 
@@ -22,6 +24,12 @@ pub enum ReportError {
         /// The file.
         path: PathBuf,
     },
+    /// Something is there that no `select` has written.
+    #[error("{} exists and is no report of `select`", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// A template does not render: a bug.
     #[error("the report's template does not render")]
     Template(#[from] minijinja::Error),
@@ -30,14 +38,24 @@ pub enum ReportError {
 impl Diagnose for ReportError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Extension { .. } => Kind::Usage,
+            Self::Extension { .. } | Self::Foreign { .. } => Kind::Usage,
             Self::Template(_) => Kind::Bug,
+        }
+    }
+
+    fn id(&self) -> &'static str {
+        match self {
+            Self::Foreign { .. } => "output_exists",
+            _ => self.kind().id(),
         }
     }
 
     fn help(&self) -> Vec<String> {
         match self {
             Self::Extension { .. } => vec!["name it with .html or .svg at the end".to_owned()],
+            Self::Foreign { path } => {
+                vec![format!("remove {} or name another file with --report", path.display())]
+            }
             Self::Template(_) => Vec::new(),
         }
     }
@@ -54,15 +72,38 @@ pub struct Provenance {
     pub document: serde_json::Value,
 }
 
-/// Says whether the file name asks for a kind of report, before there is anything to report.
+/// What both kinds of report have near their beginning, and no other file.
+const MARKS: [&str; 2] = [
+    r#"<meta name="generator" content="tmax-ckpt select">"#,
+    "<metadata>tmax-ckpt select</metadata>",
+];
+
+/// Where the mark is looked for.
+const HEAD_BYTES: u64 = 4096;
+
+/// Refuses, before there is anything to report, a file that cannot become one: by its name, or
+/// because it holds something else. An older report is replaced, and so is an empty file.
 ///
 /// # Errors
-/// [`ReportError::Extension`].
-pub fn check_name(path: &Path) -> Result<(), ReportError> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("html" | "htm" | "svg") => Ok(()),
-        _ => Err(ReportError::Extension { path: path.to_owned() }),
+/// [`ReportError::Extension`], [`ReportError::Foreign`], a file that cannot be read.
+pub fn check_target(path: &Path) -> Result<(), crate::error::Error> {
+    if !matches!(path.extension().and_then(|e| e.to_str()), Some("html" | "htm" | "svg")) {
+        return Err(ReportError::Extension { path: path.to_owned() }.into());
     }
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    if fsio::is_link(path) {
+        return Err(ReportError::Foreign { path: path.to_owned() }.into());
+    }
+    let (file, _) = fsio::open_regular(path)?;
+    let mut head = Vec::new();
+    file.take(HEAD_BYTES).read_to_end(&mut head).map_err(fsio::Error::io("read", path))?;
+    let head = String::from_utf8_lossy(&head);
+    if head.is_empty() || MARKS.iter().any(|mark| head.contains(mark)) {
+        return Ok(());
+    }
+    Err(ReportError::Foreign { path: path.to_owned() }.into())
 }
 
 /// Renders the kind of report that the file name asks for.

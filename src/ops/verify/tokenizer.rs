@@ -17,11 +17,7 @@ const FILE: &str = "tokenizer.json";
 ///
 /// # Errors
 /// A file that this process may not read.
-pub(super) fn check(
-    dir: &Path,
-    config: &ModelConfig,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
+pub(super) fn check(dir: &Path, config: &ModelConfig, findings: &mut Vec<Finding>) -> Result<()> {
     match read_aux(dir, FILE) {
         Ok(Some(bytes)) => check_bytes(&bytes, config.text.vocab_size, findings),
         Ok(None) => {
