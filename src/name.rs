@@ -98,6 +98,29 @@ pub fn escape(text: &str) -> String {
         .collect()
 }
 
+/// Escapes `text` and cuts it after 60 characters.
+#[must_use]
+pub fn shorten(text: &str) -> String {
+    let text = escape(text);
+    match text.char_indices().nth(60) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+/// Most names that [`few`] spells out.
+const FEW: usize = 10;
+
+/// Joins names, escaped, on one line of bounded length: `a, b and 3 more`.
+#[must_use]
+pub fn few(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<String> = names.iter().take(FEW).map(|name| escape(name.as_ref())).collect();
+    match names.len().saturating_sub(FEW) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -115,19 +138,34 @@ pub fn is_safe_relative_path(path: &str) -> bool {
 }
 
 /// Returns the candidate nearest to `wanted`, if one is near enough to be a slip of the hand.
+/// One that only looks the same is nearer than all others: a letter O typed for a zero.
 #[must_use]
 pub fn suggest<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro(wanted, candidate), candidate))
+        .map(|candidate| {
+            let alike = looks(candidate) == looks(wanted);
+            (if alike { 2.0 } else { strsim::jaro(wanted, candidate) }, candidate)
+        })
         .filter(|(score, _)| *score > 0.7)
         .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
         .map(|(_, candidate)| candidate)
 }
 
+/// Writes characters that look alike in the same way.
+fn looks(name: &str) -> String {
+    let same = |c: char| match c {
+        'o' | 'O' => '0',
+        'l' | 'I' | 'i' => '1',
+        '-' => '_',
+        other => other.to_ascii_lowercase(),
+    };
+    name.chars().map(same).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{NameError, TensorName, escape, is_safe_relative_path, suggest};
+    use super::{NameError, TensorName, escape, few, is_safe_relative_path, shorten, suggest};
 
     #[test]
     fn hostile_names_are_refused() {
@@ -146,6 +184,14 @@ mod tests {
     }
 
     #[test]
+    fn long_lists_and_texts_are_cut() {
+        let names: Vec<String> = (0..12).map(|n| n.to_string()).collect();
+        assert_eq!(few(&names[..2]), "0, 1");
+        assert_eq!(few(&names), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
+        assert_eq!(shorten(&"x".repeat(5000)).chars().count(), 61);
+    }
+
+    #[test]
     fn paths_stay_inside() {
         for good in ["model.safetensors", "tests/test.sh", "a..b"] {
             assert!(is_safe_relative_path(good), "{good}");
@@ -158,6 +204,8 @@ mod tests {
     #[test]
     fn suggestions_need_nearness() {
         assert_eq!(suggest("step_35O", ["step_100", "step_350"]), Some("step_350"));
+        assert_eq!(suggest("step_35O", ["step_35", "step_300", "step_350"]), Some("step_350"));
+        assert_eq!(suggest("step-l00", ["step_200", "step_100"]), Some("step_100"));
         assert_eq!(suggest("banana", ["step_100"]), None);
     }
 }

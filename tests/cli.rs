@@ -85,7 +85,7 @@ fn errors_are_one_json_object_on_stderr_when_asked() {
     exit 2
     --- stdout
     --- stderr
-    {"schema":"tmax-ckpt.error/1","kind":"usage","exit_code":2,"message":"unrecognized subcommand 'confg'","causes":[],"help":["`tmax-ckpt --help` lists the commands and flags"]}
+    {"schema":"tmax-ckpt.error/1","kind":"usage","exit_code":2,"message":"unrecognized subcommand 'confg'","causes":[],"help":["a similar subcommand exists: 'config'","Usage: tmax-ckpt [OPTIONS] <COMMAND>","For more information, try '--help'."]}
     "#);
 }
 
@@ -260,4 +260,93 @@ fn doctor_works_offline_on_a_bare_machine() {
     for check in checks.iter().filter(|check| check["status"] != "ok") {
         assert!(check["help"][0].is_string(), "{check}");
     }
+}
+
+/// Whoever reads JSON is told what clap tells people.
+#[test]
+fn usage_errors_keep_their_words_in_json() {
+    for (args, message, advice) in [
+        (
+            &["score", "--agent", "orakle", "--tasks", "t", "-o", "j"][..],
+            "invalid value 'orakle' for '--agent <AGENT>' [possible values: model, oracle, nop]",
+            "a similar value exists: 'oracle'",
+        ),
+        (
+            &["strip"],
+            "the following required arguments were not provided: --output <DIR> <CKPT>",
+            "Usage: tmax-ckpt strip --output <DIR>",
+        ),
+        (&["cache"], "a command or an argument is missing", "Usage: tmax-ckpt cache"),
+        (&["pull", "--revison", "x"], "unexpected argument '--revison' found", "--revision"),
+    ] {
+        let args: Vec<&str> = ["--json"].into_iter().chain(args.iter().copied()).collect();
+        let (output, _home) = run_with(&args, &[]);
+        let document: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(document["message"], message, "{args:?}");
+        let help = document["help"].to_string();
+        assert!(help.contains(advice), "{args:?}: {help}");
+    }
+}
+
+#[test]
+fn commands_that_no_help_lists_are_in_no_error_either() {
+    for args in [&["--json"][..], &["--offline"], &["--offline", "--json"]] {
+        let text = transcript(args, &[]);
+        assert!(text.contains("strip") || args.contains(&"--json"), "{text}");
+        assert!(!text.contains("bench") && !text.contains("man,"), "{text}");
+    }
+}
+
+#[test]
+fn help_is_a_command_too() {
+    let page = |args: &[&str]| {
+        let (output, _home) = run_with(args, &[]);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert_eq!(page(&["help"]), page(&["--help"]));
+    assert_eq!(page(&["help", "export", "gguf"]), page(&["export", "gguf", "--help"]));
+    assert!(page(&["export", "--help"]).contains("export --format FORMAT"));
+    let (output, _home) = run_with(&["help", "stirp"], &[]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn a_negative_number_is_a_value_out_of_range_and_no_flag() {
+    for (flag, value, told) in [
+        ("--temperature", "-1", "--temperature is between 0 and 10, not -1"),
+        ("--top-p", "-0.5", "--top-p is above 0 and at most 1, not -0.5"),
+        ("--max-tokens", "-1", "invalid value '-1' for '--max-tokens"),
+    ] {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
+        let (tasks, step) = (format!("{fixtures}/tasks"), format!("{fixtures}/tiny-raw/step_600"));
+        let args = ["score", &step, "--tasks", &tasks, "-o", "jobs", "-n", flag, value];
+        let text = transcript(&args, &[]);
+        assert!(text.starts_with("exit 2\n") && text.contains(told), "{text}");
+    }
+}
+
+/// Services have no such variable, and the system knows the user's folder.
+#[test]
+fn without_home_the_system_is_asked() {
+    let script = "getent passwd \"$(id -u)\" | cut -d: -f6";
+    let asked = Command::new("/bin/sh").args(["-c", script]).output().expect("runs");
+    let asked = String::from_utf8(asked.stdout).expect("UTF-8");
+    let folder = if asked.trim().is_empty() { "/" } else { asked.trim() };
+    let home = tempfile::tempdir().expect("a temp dir");
+    let output = binary(home.path()).env_remove("HOME").args(["cache", "dir"]).output();
+    let output = output.expect("runs");
+    let wanted = Path::new(folder).join(".cache/huggingface/hub");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), wanted.to_str().expect("text"));
+}
+
+#[test]
+fn a_cache_that_somebody_named_and_that_is_not_there_is_said() {
+    let text = transcript(&["cache", "list", "--cache-dir", "hbu"], &[]);
+    assert!(text.contains("note: the folder hbu (flag) does not exist"), "{text}");
+    let text = transcript(&["cache", "list"], &[("HF_HUB_CACHE", "hbu")]);
+    assert!(text.contains("(variable HF_HUB_CACHE) does not exist"), "{text}");
+    let text = transcript(&["cache", "list"], &[]);
+    assert_eq!(text, "exit 0\n--- stdout\ntotal  0 B\n--- stderr\n");
 }

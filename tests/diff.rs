@@ -40,6 +40,34 @@ fn differences_are_measured_exactly() {
     assert!(diff(&sets.0, &sets.0, &Silent).is_empty());
 }
 
+/// A NaN takes part in no comparison: without a count it would look like no difference.
+#[test]
+fn nan_is_counted_and_never_passes_for_equal() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let of = |name: &str, values: &[f32]| {
+        let path = dir.path().join(name);
+        write_values(&path, values);
+        TensorSet::open(&path).expect("opens")
+    };
+    let (sound, nan) = (of("a.safetensors", &[1.0; 4]), of("b.safetensors", &[f32::NAN; 4]));
+    let found = diff(&sound, &nan, &Silent);
+    let x = &found.changed[0];
+    assert_eq!((x.changed, x.nan_a, x.nan_b, x.rel_l2), (4, 0, 4, None));
+    // The same bits are no difference, and yet no sound tensor.
+    let same = diff(&nan, &nan, &Silent);
+    assert_eq!((same.identical, same.is_empty()), (1, true));
+    assert_eq!(same.nan, ["x"]);
+    for (pair, told) in [
+        (["a.safetensors", "b.safetensors"], &["NaN in 1 tensor of either: x", "NaN 0 → 4"][..]),
+        (["b.safetensors", "b.safetensors"], &["NaN in 1 tensor of either: x"]),
+    ] {
+        let output = crate::cli::binary(dir.path()).arg("diff").args(pair).output();
+        let text = String::from_utf8_lossy(&output.expect("runs").stdout).into_owned();
+        assert!(text.starts_with("1 tensor in both: "), "{text}");
+        assert!(told.iter().all(|words| text.contains(words)), "{text}");
+    }
+}
+
 #[test]
 fn layouts_do_not_matter_and_types_are_compared_after_widening() {
     let dir = tempfile::tempdir().expect("a temp dir");

@@ -13,7 +13,7 @@ fn pages(width: usize) -> Vec<(String, String)> {
         let text = command.clone().render_long_help().to_string();
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         pages.push((name, lines.join("\n")));
-        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        for sub in args::documented(command) {
             collect(sub, pages);
         }
     }

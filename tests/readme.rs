@@ -103,7 +103,7 @@ fn masked(text: &str, home: &Path) -> String {
 }
 
 /// Serves `fixtures/tiny-raw` as `local/tiny`.
-fn serve_family() -> Server {
+pub fn serve_family() -> Server {
     let server = Server::of("local/tiny");
     let family = root().join("fixtures/tiny-raw");
     let mut steps: Vec<PathBuf> = std::fs::read_dir(family)
@@ -154,5 +154,59 @@ fn the_program_prints_what_the_readme_shows() {
         let (shown, printed) = (masked(&sample.shown, home.path()), masked(&text, home.path()));
         let line = &sample.line;
         assert!(shown == printed, "{line}\nREADME.md:\n{shown}\nprinted:\n{printed}");
+    }
+}
+
+/// The texts of the functions that say what to do about an error.
+fn help_functions() -> Vec<(String, String)> {
+    let sources = tmax_ckpt::fsio::files_below(&root().join("src")).expect("lists");
+    let mut found = Vec::new();
+    // A text that goes on in the next line of the source.
+    let joint = Regex::new(r"\\\n\s*").expect("a pattern");
+    for name in sources.into_iter().filter(|name| name.ends_with(".rs")) {
+        let text = std::fs::read_to_string(root().join("src").join(&name)).expect("reads");
+        for body in text.split("fn help(&self) -> Vec<String> {").skip(1) {
+            let body = body.split("\n    }\n").next().unwrap_or_default();
+            let joined = joint.replace_all(body, "");
+            found.push((name.clone(), joined.into_owned()));
+        }
+    }
+    found
+}
+
+/// Advice to type what the program does not take is worse than none.
+#[test]
+fn help_lines_name_commands_and_flags_that_exist() {
+    fn flags(command: &clap::Command) -> Vec<String> {
+        let own = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned));
+        own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+    // Of programs that are named beside them: vLLM, sysctl and llama.cpp have flags as well.
+    let foreign = ["language-model-only"];
+    let mut program = args::command();
+    program.build();
+    let all = flags(&program);
+    let flag = Regex::new(r"--([a-z][a-z0-9_-]*[a-z0-9])").expect("a pattern");
+    let line = Regex::new("`tmax-ckpt ([^`]*)`").expect("a pattern");
+    let bodies = help_functions();
+    assert!(bodies.len() > 15, "{}", bodies.len());
+    for (file, body) in bodies {
+        for found in flag.captures_iter(&body) {
+            let known = all.iter().any(|name| *name == found[1]) || foreign.contains(&&found[1]);
+            assert!(known, "{file}: no command has --{}", &found[1]);
+        }
+        for found in line.captures_iter(&body) {
+            let mut command = &program;
+            for word in found[1].split(' ') {
+                if let Some(name) = word.strip_prefix("--") {
+                    let has = command.get_arguments().any(|arg| arg.get_long() == Some(name));
+                    assert!(has, "{file}: `{}`: no --{name}", &found[1]);
+                } else if let Some(sub) = command.find_subcommand(word) {
+                    command = sub;
+                }
+            }
+            let named = command.get_name() != "tmax-ckpt" || found[1].starts_with("--");
+            assert!(named, "{file}: `tmax-ckpt {}` names no command", &found[1]);
+        }
     }
 }

@@ -268,3 +268,23 @@ fn unprivileged(command: &std::process::Command) -> std::process::Command {
     }
     wrapped
 }
+
+/// What `pull --exclude` left out is no fault, and no silence either.
+#[test]
+fn files_that_were_not_pulled_are_named() {
+    let server = crate::readme::serve_family();
+    let home = tempfile::tempdir().expect("a temp dir");
+    let run = |args: &[&str]| {
+        let output = binary(home.path()).env("HF_ENDPOINT", &server.endpoint).args(args).output();
+        let output = output.expect("runs");
+        assert!(output.status.success(), "{args:?}: {}", err(&output));
+        out(&output)
+    };
+    run(&["pull", "local/tiny@step_300", "--exclude", "tokenizer_config.json"]);
+    let note = "note  files of the revision that are not here: 1 file (tokenizer_config.json)";
+    let text = run(&["verify", "local/tiny@step_300"]);
+    assert!(text.contains(note), "{text}");
+    run(&["pull", "local/tiny@step_300"]);
+    let text = run(&["verify", "local/tiny@step_300"]);
+    assert!(!text.contains("not here"), "{text}");
+}

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Architecture;
 use crate::error::{Diagnose, Kind};
-use crate::name::escape;
+use crate::name;
 
 /// Largest value accepted for any dimension or count: products of three stay below 2^63.
 const DIM_MAX: u64 = 1 << 20;
@@ -360,11 +360,7 @@ fn positive_number(
 }
 
 fn shorten(value: &Value) -> String {
-    let text = escape(&value.to_string());
-    match text.char_indices().nth(60) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
-    }
+    name::shorten(&value.to_string())
 }
 
 #[cfg(test)]

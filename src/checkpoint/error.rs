@@ -62,7 +62,11 @@ pub enum CheckpointError {
         second: String,
     },
     /// Tensors that the config promises are missing, misshapen or not known.
-    #[error("{} tensors do not fit config.json, the first: {}", problems.len(), problems[0])]
+    #[error(
+        "config.json and {} do not fit, the first: {}",
+        crate::units::plural(problems.len() as u64, "tensor"),
+        problems[0]
+    )]
     Incomplete {
         /// What is wrong with each; never empty.
         problems: Vec<super::expect::Problem>,

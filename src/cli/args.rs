@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{FalseyValueParser, OsStringValueParser};
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
@@ -52,7 +53,6 @@ treated as failure.";
     styles = STYLES,
     after_help = EXAMPLES,
     after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
-    disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100
@@ -67,45 +67,30 @@ pub struct Cli {
 }
 
 /// The commands, in the order of the help.
+// A comment here would be the whole page of help, in place of that of the arguments.
 #[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each has the doc comment of its arguments")]
 pub enum Command {
-    /// List the step branches of a repository, with date, commit, size, cached or not
     #[command(visible_alias = "ls")]
     Steps(steps::Args),
-    /// Fetch revisions into the shared cache; resumes, and verifies while it writes
     Pull(pull::Args),
-    /// Check a checkpoint: hashes, headers, every expected tensor, config, tokenizer
     Verify(verify::Args),
-    /// Show what a checkpoint holds: config, tensors by part, files, licence
     #[command(visible_alias = "show")]
     Inspect(inspect::Args),
-    /// Compare two checkpoints tensor by tensor: names, types, shapes, values
     Diff(diff::Args),
-    /// Drop vision and orphaned MTP tensors; fix names, config and index
     Strip(strip::Args),
-    /// Run the tasks into a job folder, resumable; `score import DIR` reads one
     Score(Box<score::Args>),
-    /// Choose the best step: run the trials that it takes, or read finished ones
     Select(Box<select::Args>),
-    /// Write a checkpoint in another form
     Export(export::Args),
-    /// Print the log-probabilities of given tokens
     Logprobs(logprobs::Args),
-    /// Show and clean the cache that is shared with hf, transformers and vLLM
     Cache(cache::Args),
-    /// Show every setting and where it came from
     Config(config::Args),
-    /// Check the Hub, cache, token, GPU and sandboxes, and say how to mend them
     Doctor(doctor::Args),
-    /// Print a completion script for a shell
     Completions(completions::Args),
-    /// Write the manual pages
     #[command(hide = true)]
     Man(man::Args),
-    /// Measure prefill and decode speed on a checkpoint
     #[command(hide = true)]
     BenchEngine(bench_engine::Args),
-    /// Measure the selection statistics over known truth
     #[command(hide = true)]
     BenchSelect(bench_select::Args),
 }
@@ -244,7 +229,7 @@ pub fn command() -> clap::Command {
     let command = Cli::command().mut_subcommand("select", |select| {
         select.mut_arg("tasks", |tasks| tasks.required(false)).override_usage(SELECT_USAGE)
     });
-    examples::add_to(command)
+    examples::add_to(with_negative_numbers(command))
 }
 
 /// Returns what clap says of a wrong command line without the environment's part in it: else the
@@ -252,11 +237,37 @@ pub fn command() -> clap::Command {
 #[must_use]
 pub fn explain(error: clap::Error, argv: Vec<OsString>) -> clap::Error {
     let bare = command().mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
-    match bare.try_get_matches_from(argv) {
+    let mut error = match bare.try_get_matches_from(argv) {
         Err(plain) if plain.kind() == error.kind() => plain,
         // A variable is what is wrong.
         _ => error,
+    };
+    if let Some(ContextValue::Strings(names)) = error.get(ContextKind::ValidSubcommand) {
+        let shown = names.iter().filter(|name| !is_hidden(name)).cloned().collect();
+        error.insert(ContextKind::ValidSubcommand, ContextValue::Strings(shown));
     }
+    error
+}
+
+/// Returns the commands below `command` that have a page of their own: `help` prints those of
+/// others.
+pub fn documented(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+    command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+}
+
+/// Says whether `name` is a command that no help lists.
+fn is_hidden(name: &str) -> bool {
+    Cli::command().find_subcommand(name).is_some_and(clap::Command::is_hide_set)
+}
+
+/// Lets every option take `-1`, so that whoever reads it says what is wrong with it; else clap
+/// takes it for a flag.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let options = |arg: clap::Arg| {
+        let option = !arg.is_positional() && arg.get_action().takes_values();
+        if option { arg.allow_negative_numbers(true) } else { arg }
+    };
+    command.mut_args(options).mut_subcommands(with_negative_numbers)
 }
 
 /// Rewrites `export --format X …` into `export X …`, so that both spellings are one.

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::hub::{self, RepoType};
 use super::outcome::{Document, Outcome};
 use super::render::stderr_text;
+use super::settings::Origin;
 use super::written::Mode;
 use crate::error::Result;
 use crate::hub::{
@@ -165,7 +166,17 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
             let document = Folder { path: ctx.cache_dir() };
             Ok(Outcome::new(&document).human(format!("{dir}\n")).quiet(dir))
         }
-        Action::List => Ok(list(&scan(ctx.cache_dir())?)),
+        Action::List => {
+            let outcome = list(&scan(ctx.cache_dir())?);
+            let dir = &ctx.settings().cache_dir;
+            // Before the first pull there is none, unless somebody has named it.
+            Ok(if dir.origin == Origin::Default || dir.value.exists() {
+                outcome
+            } else {
+                let (path, origin) = (dir.value.display(), &dir.origin);
+                outcome.hint(format!("note: the folder {path} ({origin}) does not exist"))
+            })
+        }
         Action::Rm(rm) => {
             let report = scan(ctx.cache_dir())?;
             let reference = hub::parse(&rm.repo, rm.repo_type.kind())?;

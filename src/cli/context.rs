@@ -243,8 +243,11 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// Returns $HOME, or the folder that the system has for this user: services have no such variable.
+#[allow(clippy::disallowed_methods, reason = "the one home of the environment")]
 fn home() -> PathBuf {
-    variable("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+    let of_user = || std::env::home_dir().filter(|dir| dir.is_absolute());
+    variable("HOME").map(PathBuf::from).or_else(of_user).unwrap_or_else(|| PathBuf::from("/"))
 }
 
 fn under_home(name: &str, fallback: &str) -> PathBuf {

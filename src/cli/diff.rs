@@ -12,7 +12,9 @@ use super::render::{DIM, paint};
 use super::resolve;
 use crate::checkpoint::{CONFIG_FILE, TensorSet, read_config};
 use crate::error::Result;
+use crate::name::few;
 use crate::ops::diff::{Diff, LayerDiff, diff};
+use crate::units;
 
 /// Compare two checkpoints tensor by tensor: names, types, shapes, values
 ///
@@ -87,13 +89,18 @@ fn names(found: &Diff) -> String {
 fn human(found: &Diff, top: usize) -> String {
     let common = found.identical + found.changed.len() + found.reshaped.len();
     let mut text = format!(
-        "{common} tensors in both: {} identical, {} changed, {} reshaped; {} added, {} removed\n",
+        "{} in both: {} identical, {} changed, {} reshaped; {} added, {} removed\n",
+        units::plural(common as u64, "tensor"),
         found.identical,
         found.changed.len(),
         found.reshaped.len(),
         found.added.len(),
         found.removed.len()
     );
+    if !found.nan.is_empty() {
+        let tensors = units::plural(found.nan.len() as u64, "tensor");
+        text += &format!("NaN in {tensors} of either: {}\n", few(&found.nan));
+    }
     for tensor in &found.reshaped {
         text += &format!("  {}  {:?} ≠ {:?}\n", tensor.name, tensor.shape_a, tensor.shape_b);
     }
@@ -125,8 +132,12 @@ fn changed_table(found: &Diff, top: usize) -> String {
         } else {
             format!("  {} → {}", tensor.dtype_a, tensor.dtype_b)
         };
+        let nan = match (tensor.nan_a, tensor.nan_b) {
+            (0, 0) => String::new(),
+            (a, b) => format!("  NaN {a} → {b}"),
+        };
         text += &format!(
-            "{:<width$}  {:>8}  {:>8}  {share:>11.1}%{types}\n",
+            "{:<width$}  {:>8}  {:>8}  {share:>11.1}%{types}{nan}\n",
             tensor.name,
             number(tensor.rel_l2),
             number(tensor.max_abs)

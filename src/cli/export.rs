@@ -15,6 +15,7 @@ use super::{export_gguf, resolve};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::name::few;
 use crate::ops::assemble::Output;
 use crate::ops::reshard::{self, Options};
 use crate::units;
@@ -22,7 +23,7 @@ use crate::units;
 /// Write a checkpoint in another form
 #[derive(Debug, clap::Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = "`export --format gguf CKPT` is the same as `export gguf CKPT`.")]
+#[command(after_help = "`export --format FORMAT …` is the same as `export FORMAT …`.")]
 pub struct Args {
     /// The format
     #[command(subcommand)]
@@ -32,9 +33,7 @@ pub struct Args {
 /// The formats.
 #[derive(Debug, Subcommand)]
 enum Format {
-    /// Re-shard or cast safetensors, with a fresh index and reproducible bytes
     Safetensors(SafetensorsArgs),
-    /// Write a GGUF file that llama.cpp loads
     Gguf(export_gguf::Args),
 }
 
@@ -49,6 +48,10 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     }
 }
 
+/// Re-shard or cast safetensors, with a fresh index and reproducible bytes
+///
+/// What is written is read back and compared. That the source is what the Hub has is not checked:
+/// `verify` does that.
 #[derive(Debug, clap::Args)]
 struct SafetensorsArgs {
     #[command(flatten)]
@@ -135,7 +138,7 @@ fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
         text += &format!("  cast     {}\n", units::plural(plan.casts as u64, "tensor"));
     }
     if !plan.left_out.is_empty() {
-        text += &format!("  left out {}\n", plan.left_out.join(", "));
+        text += &format!("  left out {}\n", few(&plan.left_out));
     }
     let quiet = output.display().to_string();
     Ok(Outcome::new(&document).human(text).quiet(quiet))

@@ -50,6 +50,16 @@ pub enum Failure {
         /// What it must be.
         expected: &'static str,
     },
+    /// A flag's value is outside its range.
+    #[error("{flag} is {expected}, not {value}")]
+    BadFlag {
+        /// The flag.
+        flag: &'static str,
+        /// The value.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
     /// Neither a path nor the name of something on the Hub.
     #[error("`{text}` is neither an existing path nor `owner/name[@revision]`")]
     NotACheckpoint {
@@ -138,7 +148,7 @@ impl Diagnose for Failure {
         match self {
             Self::Toml { .. } | Self::BadValue { .. } => "config_invalid",
             Self::UnknownKey { .. } => "config_unknown_key",
-            Self::BadSetting { .. } => "setting_invalid",
+            Self::BadSetting { .. } | Self::BadFlag { .. } => "setting_invalid",
             Self::NotACheckpoint { .. } => "checkpoint_not_found",
             Self::NoTasks { .. } => "tasks_not_found",
             Self::NotCached { .. } | Self::NothingCached { .. } => NOT_CACHED,
@@ -163,6 +173,9 @@ impl Diagnose for Failure {
             Self::BadSetting { .. } => {
                 vec!["`tmax-ckpt config show` says where it came from".into()]
             }
+            Self::BadFlag { flag, expected, .. } => {
+                vec![format!("give {flag} a value that is {expected}")]
+            }
             Self::NotACheckpoint { help, .. } | Self::NoTasks { help, .. } => vec![help.clone()],
             Self::NotCached { reference, near } => {
                 let mut lines = vec![format!("`tmax-ckpt pull {reference}` fetches it")];
@@ -176,7 +189,10 @@ impl Diagnose for Failure {
                 let near = near.as_ref().map(|near| format!("did you mean `{near}`? {list}"));
                 vec![near.unwrap_or_else(|| list.into())]
             }
-            Self::NoTensor { near: Some(near), .. } => vec![format!("did you mean `{near}`?")],
+            Self::NoTensor { near: Some(near), .. } => vec![
+                format!("did you mean `{near}`?"),
+                "--tensor takes a whole name, in which `*` stands for anything".into(),
+            ],
             Self::NoTensor { near: None, .. } => vec!["there are no tensors".into()],
             Self::NoProbability { checkpoint, .. } => {
                 vec![format!("`tmax-ckpt verify {checkpoint} --finite` names the tensors at fault")]

@@ -34,7 +34,7 @@ pub struct Args {
     /// hf://owner/name@revision
     #[arg(value_name = "CKPT", value_hint = ValueHint::AnyPath)]
     checkpoint: String,
-    /// List single tensors; `*` stands for anything, as in 'model.layers.0.*'
+    /// List single tensors: whole names, in which `*` stands for anything ('model.layers.0.*')
     #[arg(long, value_name = "PATTERN")]
     tensor: Option<String>,
     /// Read the values, and list each tensor with its range, mean, spread, zeros, NaN and infinity
@@ -222,8 +222,15 @@ pub(super) fn glob(pattern: &str) -> Regex {
 
 /// Makes the error of a pattern that no tensor fits, with the nearest name.
 pub(super) fn no_match<'a>(pattern: &str, names: impl Iterator<Item = &'a str> + Clone) -> Failure {
-    let near = suggest(pattern, names.clone()).or_else(|| names.clone().next()).map(escape);
-    Failure::NoTensor { pattern: escape(pattern), near }
+    // The end of a name alone is no name: the pattern has to fit all of it.
+    let inside = format!("*{}", pattern.trim_start_matches('*'));
+    let fits = glob(&inside);
+    let near = if names.clone().any(|name| fits.is_match(name)) {
+        Some(inside)
+    } else {
+        suggest(pattern, names.clone()).or_else(|| names.clone().next()).map(str::to_owned)
+    };
+    Failure::NoTensor { pattern: escape(pattern), near: near.as_deref().map(escape) }
 }
 
 fn row<'a>(tensor: &'a Tensor, file: &'a str) -> TensorRow<'a> {

@@ -70,7 +70,7 @@ fn collect(
         .render(&mut page)
         .map_err(fsio::Error::io("render", &path))?;
     pages.push((path, page));
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+    for sub in args::documented(command) {
         collect(sub, &format!("{name}-{}", sub.get_name()), dir, pages)?;
     }
     Ok(())

@@ -43,6 +43,7 @@ pub mod signals;
 pub mod steps;
 pub mod strip;
 pub mod tasks;
+pub mod usage;
 pub mod verify;
 mod written;
 

@@ -25,8 +25,11 @@ pub struct Args {
     /// owner/name[@REV], datasets/owner/name[@REV], or hf://[datasets/]owner/name[@REV][/PATH]
     #[arg(value_name = "REPO[@REV]")]
     repo: String,
-    /// A branch, tag or commit, a list, a glob or a range: step_100,step_200, 'step_*',
-    /// 'step_{100..400..50}'; main if none is given
+    /// A branch, tag or commit, or several: a list, step_100,step_200; a glob, 'step_*'; a range
+    ///
+    /// 'step_{100..400}' is every branch from step_100 to step_400 that there is, both ends
+    /// included; 'step_{100..400..50}' is 100, 150 and so on to 400, each of which must exist.
+    /// main if none is given.
     #[arg(long, value_name = "REV")]
     revision: Option<String>,
     /// What kind of repository it is

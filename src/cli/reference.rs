@@ -25,7 +25,7 @@ fn section(command: &clap::Command, out: &mut String) {
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
     let text = lines.join("\n");
     write!(out, "\n## `{name}`\n\n```text\n{}\n```\n", text.trim_end()).expect("strings grow");
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+    for sub in args::documented(command) {
         section(sub, out);
     }
 }

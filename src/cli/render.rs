@@ -134,11 +134,8 @@ pub fn usage(error: &clap::Error, output: Output) -> u8 {
     }
     match output {
         Output::Json => {
-            let text = error.render().to_string();
-            let message = text.lines().next().unwrap_or_default();
-            let message = message.strip_prefix("error: ").unwrap_or(message);
-            let help = vec!["`tmax-ckpt --help` lists the commands and flags".to_owned()];
-            stderr_text(&error_json(Kind::Usage, "usage", message, &[], &help));
+            let (message, help) = super::usage::message_and_help(error);
+            stderr_text(&error_json(Kind::Usage, "usage", &message, &[], &help));
         }
         // One word for advice everywhere.
         Output::Human | Output::Quiet => {

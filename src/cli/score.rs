@@ -21,7 +21,9 @@ use crate::harness::trial::Trial;
 use crate::select::estimate::PassAtK;
 use crate::units::plural;
 
-/// Run the tasks into a job folder of Harbor's layout, resumable; `score import DIR` reads one
+/// Run the tasks into a job folder, resumable; `score import DIR` reads one
+///
+/// The folder has Harbor's layout. Hashes of the checkpoints are not checked: `verify` does that, once before many trials.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {

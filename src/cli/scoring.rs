@@ -118,7 +118,7 @@ impl ScoringArgs {
     /// # Errors
     /// A number outside its range.
     pub fn settings(&self) -> Result<Settings> {
-        let bad = |what, value: String, expected| Failure::BadSetting { what, value, expected };
+        let bad = |flag, value: String, expected| Failure::BadFlag { flag, value, expected };
         if !(0.0..=10.0).contains(&self.temperature) {
             let value = self.temperature.to_string();
             return Err(bad("--temperature", value, "between 0 and 10").into());

@@ -14,13 +14,16 @@ use super::written::{
 };
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::name::few;
 use crate::ops::assemble::Output;
 use crate::ops::strip::{self, Layout, Mtp, Options, Plan, Reason};
 use crate::units;
 
 /// Drop vision and orphaned MTP tensors; fix names, config and index
 ///
-/// Never changes a weight: bytes are copied, read back and compared. A killed run leaves nothing
+/// Never changes a weight: bytes are copied, read back and compared. Every tensor's name, type and
+/// shape is held to the config; that the source is what the Hub has is not checked: `verify` does
+/// that. A killed run leaves nothing
 /// under the final name, and the same command goes on from there; a finished output is compared
 /// and left as it is.
 #[derive(Debug, clap::Args)]
@@ -169,7 +172,7 @@ fn human(plan: &Plan, found: Output, mode: Mode) -> Result<String> {
         text += &format!("  config   {change}\n");
     }
     if !plan.left_out.is_empty() {
-        text += &format!("  left out {}\n", plan.left_out.join(", "));
+        text += &format!("  left out {}\n", few(&plan.left_out));
     }
     Ok(text)
 }

@@ -66,8 +66,10 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     for text in &args.checkpoints {
         for local in resolve::resolve(text, ctx)? {
             let expected = hub::expected_hashes(&local.path).unwrap_or_default();
+            let absent = hub::files_left_out(&local.path);
             let options = Options {
                 expected: &expected,
+                absent: &absent,
                 values: if args.finite { Values::Scan } else { Values::Skip },
                 hashes: if args.no_hash { Hashes::Skip } else { Hashes::Known },
             };
@@ -158,7 +160,11 @@ fn human(label: &str, report: &Report) -> String {
         text += &format!("  {}  {tensors}: all that config.json promises\n", paint(GOOD, "ok  "));
     }
     for unchecked in &report.unchecked {
-        let what = if unchecked.check == Check::Hash { "hashes" } else { "values" };
+        let what = match unchecked.check {
+            Check::Hash => "hashes",
+            Check::Files => "files",
+            _ => "values",
+        };
         text += &format!("  {}  {what} {}\n", paint(DIM, "note"), unchecked.why);
     }
     for finding in &report.findings {

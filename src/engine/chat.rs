@@ -223,7 +223,10 @@ pub struct ChatReply {
 #[non_exhaustive]
 pub enum ChatError {
     /// The conversation does not fit.
-    #[error("the conversation has {tokens} tokens, the context holds {limit}")]
+    #[error(
+        "the conversation has {}, the context holds {limit}",
+        crate::units::plural(*tokens, "token")
+    )]
     ContextWindow {
         /// Tokens of the prompt; 0 if the server did not say.
         tokens: u64,

@@ -334,16 +334,34 @@ pub fn forget_verified(dir: &Path, path: &str) -> Result<()> {
     }
 }
 
-/// The list of a snapshot's commit, reduced to the files that are there: a pull with `--include`
-/// leaves others out on purpose.
-fn from_tree(dir: &Path) -> Option<Vec<ExpectedFile>> {
+/// Returns the files of a snapshot's revision that are not in the cache, sorted: a pull with
+/// `--include` or `--exclude` leaves them out. Empty where nobody knows the revision's files.
+#[must_use]
+pub fn files_left_out(dir: &Path) -> Vec<String> {
+    let files = dir.canonicalize().ok().and_then(|dir| Some((revision_files(&dir)?, dir)));
+    let Some((files, dir)) = files else { return Vec::new() };
+    let absent = files.into_iter().filter(|file| dir.join(&file.path).symlink_metadata().is_err());
+    let mut names: Vec<String> = absent.map(|file| file.path).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The list of a snapshot's commit.
+fn revision_files(dir: &Path) -> Option<Vec<TreeFile>> {
     let commit = dir.file_name()?.to_str()?;
     let root = dir.parent()?.parent()?;
     if dir.parent()?.file_name()? != "snapshots" {
         return None;
     }
-    let files = tree::read_json(&root.join("trees").join(format!("{commit}.json")))?;
-    let there = files.into_iter().filter(|file| dir.join(&file.path).symlink_metadata().is_ok());
+    tree::read_json(&root.join("trees").join(format!("{commit}.json")))
+}
+
+/// The list of a snapshot's commit, reduced to the files that are there: a pull with `--include`
+/// leaves others out on purpose.
+fn from_tree(dir: &Path) -> Option<Vec<ExpectedFile>> {
+    let there = revision_files(dir)?
+        .into_iter()
+        .filter(|file| dir.join(&file.path).symlink_metadata().is_ok());
     Some(there.map(|file| vouched(file.path, Some(file.size), file.hash)).collect())
 }
 

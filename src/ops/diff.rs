@@ -32,10 +32,15 @@ pub struct TensorDiff {
     pub elements: u64,
     /// Elements whose bits differ; after widening, if the types differ.
     pub changed: u64,
-    /// ‖a−b‖ ÷ ‖a‖; absent for integers, and when the first tensor is zero.
+    /// ‖a−b‖ ÷ ‖a‖; absent for integers, when the first tensor is zero, and where values are not
+    /// finite.
     pub rel_l2: Option<f64>,
-    /// The largest |a−b|; absent for integers.
+    /// The largest |a−b| where neither is NaN; absent for integers.
     pub max_abs: Option<f64>,
+    /// How many elements of the first tensor are NaN.
+    pub nan_a: u64,
+    /// How many of the second.
+    pub nan_b: u64,
     #[serde(skip)]
     square_diff: f64,
     #[serde(skip)]
@@ -76,6 +81,8 @@ pub struct Diff {
     pub removed: Vec<String>,
     /// Tensors whose shapes differ, sorted.
     pub reshaped: Vec<Reshaped>,
+    /// Tensors that hold NaN in either checkpoint, identical ones too, sorted.
+    pub nan: Vec<String>,
     /// Text layers, in order; empty if the architecture is not known.
     pub layers: Vec<LayerDiff>,
 }
@@ -115,6 +122,7 @@ pub fn diff(a: &TensorSet, b: &TensorSet, progress: &dyn Progress) -> Diff {
         .collect();
     progress.finish();
     let layers = by_layer(&diffs);
+    let nan = diffs.iter().filter(|d| d.nan_a + d.nan_b > 0).map(|d| d.name.clone()).collect();
     let (identical, mut changed): (Vec<_>, Vec<_>) =
         diffs.into_iter().partition(|d| d.changed == 0 && d.dtype_a == d.dtype_b);
     let weight = |d: &TensorDiff| d.rel_l2.unwrap_or(f64::INFINITY);
@@ -132,6 +140,7 @@ pub fn diff(a: &TensorSet, b: &TensorSet, progress: &dyn Progress) -> Diff {
                 shape_b: y.shape.clone(),
             })
             .collect(),
+        nan,
         layers,
     }
 }
@@ -142,6 +151,8 @@ struct Sums {
     square_diff: f64,
     square_a: f64,
     max_abs: f64,
+    nan_a: u64,
+    nan_b: u64,
 }
 
 fn compare(a: (&Tensor, &[u8]), b: (&Tensor, &[u8])) -> TensorDiff {
@@ -167,8 +178,10 @@ fn compare(a: (&Tensor, &[u8]), b: (&Tensor, &[u8])) -> TensorDiff {
         dtype_b: y.dtype.to_string(),
         elements: x.elements(),
         changed: sums.changed,
-        rel_l2: rel_l2.filter(|_| floats),
+        rel_l2: rel_l2.filter(|ratio| floats && ratio.is_finite()),
         max_abs: floats.then_some(sums.max_abs),
+        nan_a: sums.nan_a,
+        nan_b: sums.nan_b,
         square_diff: sums.square_diff,
         square_a: sums.square_a,
     }
@@ -192,6 +205,8 @@ fn compare_floats(a: Dtype, a_bytes: &[u8], b: Dtype, b_bytes: &[u8]) -> Sums {
         all.square_diff += one.square_diff;
         all.square_a += one.square_a;
         all.max_abs = all.max_abs.max(one.max_abs);
+        all.nan_a += one.nan_a;
+        all.nan_b += one.nan_b;
         all
     })
 }
@@ -209,6 +224,8 @@ fn compare_chunk(a: Dtype, a_bytes: &[u8], b: Dtype, b_bytes: &[u8]) -> Sums {
         sums.square_diff += difference * difference;
         sums.square_a += f64::from(*p) * f64::from(*p);
         sums.max_abs = sums.max_abs.max(difference.abs());
+        sums.nan_a += u64::from(p.is_nan());
+        sums.nan_b += u64::from(q.is_nan());
     }
     sums
 }

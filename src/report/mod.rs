@@ -186,7 +186,7 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
     if summary.indistinguishable.len() > 1 {
         let needed = summary.tasks_needed.map_or_else(String::new, |n| {
-            format!("; about {n} tasks would be needed (2 standard errors)")
+            format!("; about {} would be needed (2 standard errors)", plural(n, "task"))
         });
         notes.push(format!(
             "{} cannot be told apart on these tasks{needed}",

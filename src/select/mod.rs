@@ -52,7 +52,11 @@ pub enum Error {
         got: String,
     },
     /// The baseline is none of the steps.
-    #[error("the baseline `{}` is none of the {} steps", escape(name), steps.len())]
+    #[error(
+        "the baseline `{}` is none of the {}",
+        escape(name),
+        crate::units::plural(steps.len() as u64, "step")
+    )]
     Baseline {
         /// The name that was asked for.
         name: String,
@@ -129,8 +133,7 @@ impl Diagnose for Error {
                 if let Some(near) = crate::name::suggest(name, steps.iter().map(String::as_str)) {
                     help.push(format!("did you mean `{}`?", escape(near)));
                 }
-                let all: Vec<String> = steps.iter().map(|step| escape(step)).collect();
-                help.push(format!("the steps are {}", all.join(", ")));
+                help.push(format!("the steps are {}", crate::name::few(steps)));
                 help
             }
             Self::NoVerdict { .. } => vec![

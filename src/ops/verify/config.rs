@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{Check, Finding};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
+use crate::units;
 
 /// Adds every disagreement.
 pub(super) fn check(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) {
@@ -25,7 +26,7 @@ fn check_mtp(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) {
             "is {declared}, and no mtp tensor is there: speculative decoding would run on random \
              weights, and llama.cpp's own converter writes a file that does not load"
         ),
-        _ => format!("is {declared}, tensors of {present} layers are there"),
+        _ => format!("is {declared}, of {} tensors are there", units::plural(present, "layer")),
     };
     findings.push(Finding::warning(Check::Config, "mtp_num_hidden_layers", message));
 }

@@ -8,7 +8,7 @@ use super::{Check, Finding, HashedFile, Report, unreadable};
 use crate::error::Result;
 use crate::fsio;
 use crate::hash::{ExpectedFile, Hash, Voucher, hash_file};
-use crate::name::{escape, is_safe_relative_path};
+use crate::name::{escape, is_safe_relative_path, shorten};
 use crate::progress::{Progress, Unit};
 
 const SUMS_FILE: &str = "SHA256SUMS";
@@ -23,7 +23,7 @@ pub(super) fn read_sums(dir: &Path, findings: &mut Vec<Finding>) -> Result<Vec<E
     let text = String::from_utf8_lossy(&bytes);
     let (sums, wrong) = parse_sums(&text);
     findings.extend(wrong.iter().map(|line| {
-        let message = format!("`{}` is not a line of sha256sum", escape(line));
+        let message = format!("`{}` is not a line of sha256sum", shorten(line));
         Finding::error(Check::Hash, SUMS_FILE, message)
     }));
     Ok(sums)

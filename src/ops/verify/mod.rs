@@ -19,13 +19,17 @@ pub use loaders::{Loader, LoaderVerdict, Verdict};
 use crate::checkpoint::{Checkpoint, CheckpointError, read_config};
 use crate::error::{Error, Kind, Result};
 use crate::hash::ExpectedFile;
+use crate::name;
 use crate::progress::Progress;
+use crate::units;
 
 /// What to look at.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
     /// Sizes and hashes that someone else vouches for: the Hub's.
     pub expected: &'a [ExpectedFile],
+    /// Files of the Hub's revision that are not in the folder, as after `pull --include`.
+    pub absent: &'a [String],
     /// Whether to read every value.
     pub values: Values,
     /// Whether to compute hashes where some are known.
@@ -200,11 +204,19 @@ fn unchecked(options: &Options<'_>, hashed: &[HashedFile]) -> Vec<Unchecked> {
     } else if hashed.is_empty() {
         add(Check::Hash, "none to check against: no SHA256SUMS, and no snapshot of the Hub cache");
     }
+    if !options.absent.is_empty() {
+        let files = units::plural(options.absent.len() as u64, "file");
+        let names = name::few(options.absent);
+        add(Check::Files, &format!("of the revision that are not here: {files} ({names})"));
+    }
     if options.values == Values::Skip {
         add(Check::Values, "not read; --finite looks for NaN and infinity");
     }
     list
 }
+
+/// Most faults of one file that are spelled out: a bad index has thousands.
+const FAULTS_A_FILE_MAX: usize = 3;
 
 /// Joins the faults of one damaged file: a wrong hash and what follows from it are one fault.
 fn one_a_file(findings: Vec<Finding>) -> Vec<Finding> {
@@ -212,15 +224,26 @@ fn one_a_file(findings: Vec<Finding>) -> Vec<Finding> {
         f.severity == Severity::Error
             && matches!(f.check, Check::Hash | Check::Files | Check::Tokenizer)
     };
-    let mut joined: Vec<Finding> = Vec::new();
+    let mut joined: Vec<(Finding, usize)> = Vec::new();
     for finding in findings {
-        let same = |f: &&mut Finding| of_file(f) && f.subject == finding.subject;
+        let same = |(f, _): &&mut (Finding, usize)| of_file(f) && f.subject == finding.subject;
         match joined.iter_mut().find(same).filter(|_| of_file(&finding)) {
-            Some(first) => first.message += &format!("; {}", finding.message),
-            None => joined.push(finding),
+            Some((first, count)) => {
+                *count += 1;
+                if *count <= FAULTS_A_FILE_MAX {
+                    first.message += &format!("; {}", finding.message);
+                }
+            }
+            None => joined.push((finding, 1)),
         }
     }
-    joined
+    let cut = |(mut first, count): (Finding, usize)| {
+        if count > FAULTS_A_FILE_MAX {
+            first.message += &format!("; and {} more", count - FAULTS_A_FILE_MAX);
+        }
+        first
+    };
+    joined.into_iter().map(cut).collect()
 }
 
 fn check_contents(
@@ -256,9 +279,19 @@ mod tests {
     use std::io::ErrorKind;
     use std::path::Path;
 
-    use super::unreadable;
+    use super::{Check, Finding, one_a_file, unreadable};
     use crate::error::Kind;
     use crate::fsio;
+
+    #[test]
+    fn thousands_of_faults_of_one_file_are_one_short_line() {
+        let fault = |n: usize| Finding::error(Check::Files, "index", format!("fault {n}"));
+        let all = one_a_file((0..5000).map(fault).collect());
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].message, "fault 0; fault 1; fault 2; and 4997 more");
+        let three = one_a_file((0..3).map(fault).collect());
+        assert_eq!(three[0].message, "fault 0; fault 1; fault 2");
+    }
 
     #[test]
     fn a_file_that_may_not_be_read_is_neither_sound_nor_damaged() {
