@@ -49,7 +49,7 @@ struct Entry<'a> {
     commit: &'a str,
     /// Its date in RFC 3339, if the Hub tells one.
     #[schemars(extend("format" = "date-time"))]
-    date: Option<&'a str>,
+    date: Option<String>,
     /// The sum of the file sizes.
     size_bytes: u64,
     /// How many files it has.
@@ -85,7 +85,7 @@ fn entry(step: &Step) -> Entry<'_> {
         step: step.number,
         same_as: step.same_as.as_deref(),
         commit: step.commit.as_str(),
-        date: step.date.as_deref(),
+        date: step.date.map(|date| date.to_string()),
         size_bytes: step.size_bytes,
         files: step.files,
         cached: cached(step.cached),
@@ -107,12 +107,12 @@ fn table(steps: &[Step]) -> String {
         "step", "date", "commit", "size", "cached"
     );
     for step in steps {
-        let date: String = step.date.as_deref().unwrap_or("-").chars().take(10).collect();
+        let date = step.date.map_or("-".to_owned(), |date| date.strftime("%F").to_string());
         let same = step.same_as.as_ref().map(|s| format!("  = {}", escape(s)));
         let line = format!(
             "{:<width$}  {:<10}  {:<8}  {:>9}  {:<6}{}",
             escape(&step.name),
-            escape(&date),
+            date,
             hub::short(&step.commit),
             units::bytes(step.size_bytes),
             cached(step.cached),

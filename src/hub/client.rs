@@ -225,13 +225,13 @@ impl Online {
         Ok(Refs { branches: read(answer.branches)?, tags: read(answer.tags)? })
     }
 
-    /// Returns the date of a commit, if the server keeps one.
+    /// Returns the date of a commit, if the server keeps one and it can be read.
     pub async fn commit_date(
         &self,
         repo: &Repo,
         commit: &CommitSha,
         progress: &SharedProgress,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<jiff::Timestamp>> {
         use futures::StreamExt as _;
         let what = format!("the history of {repo}");
         let answer = self
@@ -243,7 +243,7 @@ impl Online {
             })
             .await;
         match answer {
-            Ok(commit) => Ok(commit.and_then(|c| c.date)),
+            Ok(commit) => Ok(commit.and_then(|c| c.date?.parse().ok())),
             // Static mirrors and small servers keep no history: the date is then unknown.
             Err(Error::FileNotFound { .. } | Error::Status { .. } | Error::Protocol { .. }) => {
                 Ok(None)

@@ -34,8 +34,8 @@ pub struct Step {
     pub same_as: Option<String>,
     /// The commit.
     pub commit: CommitSha,
-    /// Its date as the Hub writes it (RFC 3339), if it tells one.
-    pub date: Option<String>,
+    /// Its date, if the Hub tells one.
+    pub date: Option<jiff::Timestamp>,
     /// The sum of the file sizes.
     pub size_bytes: u64,
     /// How many files it has.
