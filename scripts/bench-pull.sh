@@ -4,8 +4,8 @@
 #   scripts/bench-pull.sh BINARY [RUNS] [BYTES]      default: 5 runs, 2147483648 bytes
 #
 # Prints wall and CPU seconds of the client and its peak of anonymous memory, all as parts of
-# `hf download && hf cache verify`'s. Every run starts from an empty cache. Clients that are not
-# installed are left out: `hf` (or $HF), aria2c. curl alone checks no hash and flushes nothing.
+# `hf download && hf cache verify`'s, so that `hf` (or $HF) must be there; aria2c is left out where it
+# is not. Every run starts from an empty cache. curl alone checks no hash and flushes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=$(readlink -f "$1")
@@ -13,6 +13,7 @@ runs=${2:-5}
 bytes=${3:-2147483648}
 hf=${HF:-hf}
 port=18950
+command -v "$hf" >/dev/null || { echo "bench-pull: \`$hf\`, which all is measured by, is missing; set HF" >&2; exit 1; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/bench-pull.XXXXXX")
 trap 'scripts/local-hub.sh stop "$port"; rm -rf "$work"' EXIT
 
@@ -38,8 +39,7 @@ curl_hash() { curl_only && echo "$sha $work/out/file" | sha256sum --quiet -c; }
 export -f tmax hf_verify aria2 curl_only curl_hash
 export work binary hf url sha
 
-clients=()
-command -v "$hf" >/dev/null && clients+=("hf download && hf cache verify=hf_verify")
+clients=("hf download && hf cache verify=hf_verify")
 command -v aria2c >/dev/null && clients+=("aria2c -x8 with checksum=aria2")
 clients+=("curl=curl_only" "curl, then sha256sum=curl_hash" "tmax-ckpt pull=tmax")
 scripts/bench_rounds.py --runs "$runs" --warm 4 --before "rm -rf $work/out; sync" "${clients[@]}"

@@ -188,7 +188,9 @@ impl Cell {
         let allocation = args.allocation();
         let rollouts_max = rollouts_max(regime, gap, allocation);
         let mut prior = Prior::default();
-        prior.step_sd = args.step_sd.unwrap_or(prior.step_sd);
+        if let Some(step_sd) = args.step_sd {
+            prior.step_sds.fill(step_sd);
+        }
         let study = Study { allocation, rollouts_max, prior, ..Study::default() };
         // Each simulation has its own seed: the order in which threads take them does not matter.
         let replicates: Vec<Replicate> = (0..args.replicates)

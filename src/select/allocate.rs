@@ -7,8 +7,9 @@
 //! plain means of the same number of attempts everywhere. All three give all steps the same
 //! task list.
 
-use super::rasch::{Curvature, Gain, Prior, Rasch, Scores};
+use super::rasch::{Curvature, Gain, Prior, Rasch};
 use super::rng::Rng;
+use super::scores::Scores;
 
 /// How attempts are spread over steps and tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +201,7 @@ impl Allocator {
     /// Draws a leader and its challengers, and returns the cell that tells them apart best.
     fn top_two(&mut self) -> Option<Ask> {
         let curvature = self.refresh();
-        let scores = self.model.scores(&curvature);
+        let scores = self.model.scores_apart(&curvature);
         let (leader, challengers) = draw_top_two(&scores, &mut self.rng);
         let gains = self.model.gains(&curvature, leader, &challengers);
         let start = self.rng.below(gains.len());
@@ -253,13 +254,13 @@ impl Allocator {
 
 /// Draws a leader, and the steps that lead instead in further draws, weighted by how often.
 fn draw_top_two(scores: &Scores, rng: &mut Rng) -> (usize, Vec<(usize, f64)>) {
-    let factor = scores.covariance.cholesky();
+    let sampler = scores.sampler();
     let mut draw = vec![0.0; scores.mean.len()];
-    scores.draw(&factor, rng, &mut draw);
+    sampler.draw(rng, &mut draw);
     let leader = argmax(&draw);
     let mut leads = vec![0.0; draw.len()];
     for _ in 0..CHALLENGER_DRAWS {
-        scores.draw(&factor, rng, &mut draw);
+        sampler.draw(rng, &mut draw);
         leads[argmax(&draw)] += 1.0;
     }
     leads[leader] = 0.0;

@@ -5,8 +5,8 @@
 //! of the picked step, which no choice has touched.
 
 use super::estimate::{Cell, Estimate, estimate};
-use super::rasch::Scores;
 use super::rng::Rng;
+use super::scores::Scores;
 
 const DRAWS: usize = 20_000;
 
@@ -39,12 +39,12 @@ pub fn excess(
     mut pick: impl FnMut(&[f64]) -> usize,
     rng: &mut Rng,
 ) -> f64 {
-    let factor = scores.covariance.cholesky();
+    let sampler = scores.sampler();
     let steps = noise.len();
     let (mut truth, mut seen) = (vec![0.0; steps], vec![0.0; steps]);
     let mut sum = 0.0;
     for _ in 0..DRAWS {
-        scores.draw(&factor, rng, &mut truth);
+        sampler.draw(rng, &mut truth);
         for step in 0..steps {
             seen[step] = truth[step] + noise[step] * rng.normal();
         }
@@ -65,20 +65,20 @@ mod tests {
     use super::excess;
     use crate::select::allocate::argmax;
     use crate::select::linear::Square;
-    use crate::select::rasch::Scores;
     use crate::select::rng::Rng;
+    use crate::select::scores::Scores;
 
     #[test]
     fn equal_steps_give_the_expected_maximum_of_the_noise() {
         // All true scores equal: the excess is E[max of 5 normals] = 1.163 standard errors.
-        let scores = Scores { mean: vec![0.4; 5], covariance: Square::zero(5) };
+        let scores = Scores::gaussian(vec![0.4; 5], Square::zero(5));
         let got = excess(&scores, &[0.02; 5], argmax, &mut Rng::new(4));
         assert!((got - 1.163 * 0.02).abs() < 0.0004, "{got}");
     }
 
     #[test]
     fn a_clear_winner_has_hardly_any_excess() {
-        let scores = Scores { mean: vec![0.2, 0.4, 0.2], covariance: Square::zero(3) };
+        let scores = Scores::gaussian(vec![0.2, 0.4, 0.2], Square::zero(3));
         let got = excess(&scores, &[0.02; 3], argmax, &mut Rng::new(4));
         assert!(got.abs() < 0.0005, "{got}");
     }

@@ -70,6 +70,13 @@ impl Square {
         l
     }
 
+    /// Returns the natural logarithm of the determinant of this positive definite matrix.
+    #[must_use]
+    pub fn ln_determinant(&self) -> f64 {
+        let l = self.cholesky();
+        (0..self.n).map(|i| 2.0 * l.at(i, i).ln()).sum()
+    }
+
     /// Returns the inverse of this symmetric positive definite matrix.
     #[must_use]
     pub fn inverse(&self) -> Self {

@@ -12,6 +12,7 @@ pub mod rasch;
 pub mod records;
 pub mod resample;
 pub mod rng;
+pub mod scores;
 pub mod sim;
 pub mod stop;
 pub mod summary;

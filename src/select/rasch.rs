@@ -9,19 +9,23 @@
 //! What is estimated is the score of each step: the mean of `p` over *these* tasks. The posterior
 //! is the Gaussian at the mode. The Hessian is an arrowhead (steps dense, tasks diagonal,
 //! interactions diagonal below them), so that an update costs O(steps² · tasks).
+//!
+//! Two spreads are not known beforehand, and a wrong one makes the stop too sure. That of the
+//! difficulties has many tasks to be learnt from, and is fitted. That of the steps has as few as
+//! two: no fit is to be trusted, so that several are weighed by their marginal likelihood.
 
 #![allow(clippy::needless_range_loop, reason = "one index walks several arrays in the formulas")]
 
 use super::linear::{Square, dot};
-use super::rng::Rng;
+use super::scores::{Part, Scores};
 
 /// The prior, in logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prior {
     /// Spread of the task difficulties; the start value if `fit_spreads` is used.
     pub task_sd: f64,
-    /// Spread of the steps around their common level.
-    pub step_sd: f64,
+    /// Spreads of the steps around their common level, equally likely before the first attempt.
+    pub step_sds: [f64; STEP_SDS],
     /// Spread of the step × task interaction.
     pub interaction_sd: f64,
     /// Spread of the common level.
@@ -30,12 +34,23 @@ pub struct Prior {
 
 impl Default for Prior {
     fn default() -> Self {
-        Self { task_sd: 2.5, step_sd: 0.35, interaction_sd: 0.3, level_sd: 3.0 }
+        Self {
+            task_sd: 2.0,
+            step_sds: [0.12, 0.2, 0.33, 0.54, 0.9],
+            interaction_sd: 0.3,
+            level_sd: 3.0,
+        }
     }
 }
 
-/// How many tasks' worth of belief the start value of the difficulty spread carries.
-const TASK_SD_WEIGHT: f64 = 8.0;
+/// Number of spreads of the steps that are weighed against each other.
+const STEP_SDS: usize = 5;
+
+/// How many tasks' worth of belief the start value of the difficulty spread carries. It is little,
+/// because a spread that is too large passes noise for difficulty and takes attempts to be worth
+/// more than they are: with eight tasks' worth of 2.5 logits the stop was far too sure on tasks
+/// that are all alike (BENCHMARKS.md).
+const TASK_SD_WEIGHT: f64 = 1.0;
 /// Newton steps longer than this are cut: far from the mode the quadratic overshoots.
 const STEP_MAX_LOGITS: f64 = 3.0;
 const ITERATIONS_MAX: usize = 60;
@@ -69,38 +84,12 @@ pub struct Curvature {
     weight: Vec<f64>,
     /// Diagonal of the task block.
     task: Vec<f64>,
-    /// Covariance of the abilities.
+    /// Precision of the abilities under the middle one of the prior's spreads of the steps.
+    precision: Square,
+    /// Its inverse: their covariance.
     ability: Square,
     /// Precision of an interaction under the prior.
     kappa: f64,
-}
-
-/// The joint posterior of the steps' scores: means over these tasks, in `[0, 1]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scores {
-    /// Posterior mean of each step.
-    pub mean: Vec<f64>,
-    /// Posterior covariance.
-    pub covariance: Square,
-}
-
-impl Scores {
-    /// Draws one set of scores; `factor` is the Cholesky factor of the covariance.
-    pub fn draw(&self, factor: &Square, rng: &mut Rng, into: &mut [f64]) {
-        // Row i of the factor needs the first i + 1 normals: filled from the end, `into` can
-        // hold both the normals and the result.
-        into.iter_mut().for_each(|z| *z = rng.normal());
-        for i in (0..into.len()).rev() {
-            into[i] = self.mean[i] + dot(&factor.row(i)[..=i], &into[..=i]);
-        }
-    }
-
-    /// Returns the posterior standard deviation of the difference of two steps.
-    #[must_use]
-    pub fn difference_sd(&self, a: usize, b: usize) -> f64 {
-        let v = &self.covariance;
-        (v.at(a, a) + v.at(b, b) - 2.0 * v.at(a, b)).max(0.0).sqrt()
-    }
 }
 
 /// A cell of the table and what one more attempt there is worth.
@@ -198,18 +187,25 @@ impl Rasch {
         self.fit(1e-8);
     }
 
-    /// Takes one expectation-maximisation step for the spread of the difficulties.
+    /// Moves the spread of the difficulties towards the one that explains the attempts best.
+    ///
+    /// MacKay's fixed point: the squares of the difficulties over the number of difficulties that
+    /// the attempts determine. It is the fixed point of expectation maximisation too, whose steps
+    /// die away as the spread gets small, so that tasks that are all alike kept a spread for long.
     pub fn update_spread(&mut self, curvature: &Curvature) {
         let start = self.prior.task_sd * self.prior.task_sd;
-        let mut sum = TASK_SD_WEIGHT * start;
+        let mut squares = TASK_SD_WEIGHT * start;
+        let mut open = 0.0;
         let mut column = vec![0.0; self.steps];
         for t in 0..self.tasks {
             self.column(&curvature.weight, t, &mut column);
             let d = curvature.task[t];
             let spread = dot(&column, &curvature.ability.times(&column)) / (d * d);
-            sum += self.difficulty[t] * self.difficulty[t] + 1.0 / d + spread;
+            squares += self.difficulty[t] * self.difficulty[t];
+            open += (1.0 / d + spread) / self.task_variance;
         }
-        self.task_variance = sum / (self.tasks as f64 + TASK_SD_WEIGHT);
+        let determined = (self.tasks as f64 - open).max(0.0);
+        self.task_variance = squares / (TASK_SD_WEIGHT + determined);
     }
 
     /// Returns the current spread of the difficulties.
@@ -229,6 +225,7 @@ impl Rasch {
             shared: vec![0.0; cells],
             weight: vec![0.0; cells],
             task: vec![1.0 / self.task_variance; self.tasks],
+            precision: Square::zero(0),
             ability: Square::zero(0),
             kappa,
         };
@@ -244,13 +241,14 @@ impl Rasch {
                 c.task[t] += c.weight[i];
             }
         }
-        c.ability = self.ability_precision(&c).inverse();
+        c.precision = self.ability_precision(&c);
+        c.ability = c.precision.inverse();
         c
     }
 
     fn ability_precision(&self, c: &Curvature) -> Square {
         let mut m = Square::zero(self.steps);
-        let (own, common) = self.prior_precision();
+        let (own, common) = self.prior_precision(self.step_sd());
         for s in 0..self.steps {
             let weight_s = &c.weight[s * self.tasks..(s + 1) * self.tasks];
             m.add(s, s, own + weight_s.iter().sum::<f64>());
@@ -268,8 +266,8 @@ impl Rasch {
     }
 
     /// Returns `(a, b)` such that the prior precision of the abilities is `a · I - b · 1 1ᵀ`.
-    fn prior_precision(&self) -> (f64, f64) {
-        let own = self.prior.step_sd * self.prior.step_sd;
+    fn prior_precision(&self, step_sd: f64) -> (f64, f64) {
+        let own = step_sd * step_sd;
         let level = self.prior.level_sd * self.prior.level_sd;
         (1.0 / own, level / (own * (own + self.steps as f64 * level)))
     }
@@ -277,7 +275,7 @@ impl Rasch {
     /// Takes one damped Newton step and returns its largest component.
     fn newton(&mut self) -> f64 {
         let c = self.curvature();
-        let (own, common) = self.prior_precision();
+        let (own, common) = self.prior_precision(self.step_sd());
         let level: f64 = self.ability.iter().sum();
         let mut ability: Vec<f64> =
             self.ability.iter().map(|a| -own * a + common * level).collect();
@@ -332,32 +330,97 @@ impl Rasch {
         }
     }
 
-    /// Returns the joint posterior of the scores, by the delta method at the mode.
+    /// Returns the joint posterior of the scores, by the delta method at the mode: a mixture over
+    /// the prior's spreads of the steps. This is what is believed.
     #[must_use]
     pub fn scores(&self, c: &Curvature) -> Scores {
+        self.scores_under(c, self.abilities(c))
+    }
+
+    /// Returns the same under the middle spread of the steps alone, by which attempts are handed out:
+    /// where no step is better than another it does not matter who tries, so that spreads too
+    /// small to matter have no say, and their draws would send attempts anywhere.
+    #[must_use]
+    pub fn scores_apart(&self, c: &Curvature) -> Scores {
+        let (mean, covariance) = (self.ability.clone(), c.ability.clone());
+        self.scores_under(c, vec![Part { weight: 1.0, mean, covariance }])
+    }
+
+    /// Turns a mixture of abilities into one of scores.
+    fn scores_under(&self, c: &Curvature, abilities: Vec<Part>) -> Scores {
         let gradients = self.gradients(c);
         let total = 1.0 / self.tasks as f64;
         let mean: Vec<f64> = (0..self.steps)
             .map(|s| c.p[s * self.tasks..(s + 1) * self.tasks].iter().sum::<f64>() * total)
             .collect();
-        let mut covariance = Square::zero(self.steps);
-        for s in 0..self.steps {
-            let through = c.ability.times(&gradients[s].ability);
-            for r in 0..=s {
-                let mut value = dot(&through, &gradients[r].ability);
-                for t in 0..self.tasks {
-                    value += gradients[s].shared[t] * gradients[r].shared[t] / c.task[t];
-                }
-                if r == s {
-                    value += gradients[s].own;
-                }
-                covariance.add(s, r, value);
-                if r < s {
-                    covariance.add(r, s, value);
+        let given = self.covariance_given_abilities(c, &gradients);
+        let parts = abilities.into_iter().map(|part| {
+            let moves = part.mean.iter().zip(&self.ability);
+            let moves: Vec<f64> = moves.map(|(to, from)| to - from).collect();
+            let moved = |s: usize| mean[s] + dot(&gradients[s].ability, &moves);
+            let mut covariance = given.clone();
+            for s in 0..self.steps {
+                let through = part.covariance.times(&gradients[s].ability);
+                for r in 0..self.steps {
+                    covariance.add(s, r, dot(&through, &gradients[r].ability));
                 }
             }
+            Part { weight: part.weight, mean: (0..self.steps).map(moved).collect(), covariance }
+        });
+        Scores::mixture(parts.collect())
+    }
+
+    /// Returns the covariance of the scores that is left when the abilities are known.
+    fn covariance_given_abilities(&self, c: &Curvature, gradients: &[Gradient]) -> Square {
+        let mut covariance = Square::zero(self.steps);
+        for s in 0..self.steps {
+            covariance.add(s, s, gradients[s].own);
+            for r in 0..self.steps {
+                let (a, b) = (&gradients[s].shared, &gradients[r].shared);
+                let shared = a.iter().zip(b).zip(&c.task).map(|((a, b), d)| a * b / d).sum();
+                covariance.add(s, r, shared);
+            }
         }
-        Scores { mean, covariance }
+        covariance
+    }
+
+    /// Returns the posterior of the abilities under each of the prior's spreads of the steps,
+    /// weighted by the marginal likelihood of the attempts under it.
+    ///
+    /// Difficulties and interactions integrated out, the likelihood of the abilities is taken to be
+    /// the Gaussian that it is at the mode: other spreads then need no modes of their own, and each
+    /// costs O(steps³).
+    fn abilities(&self, c: &Curvature) -> Vec<Part> {
+        let n = self.steps as f64;
+        let (own, common) = self.prior_precision(self.step_sd());
+        let pull = c.precision.times(&self.ability);
+        let under = |step_sd: &f64| {
+            let (new_own, new_common) = self.prior_precision(*step_sd);
+            let mut precision = c.precision.clone();
+            for s in 0..self.steps {
+                precision.add(s, s, new_own - own);
+                for r in 0..self.steps {
+                    precision.add(s, r, common - new_common);
+                }
+            }
+            let covariance = precision.inverse();
+            let mean = covariance.times(&pull);
+            // The determinant of a I - b 1 1ᵀ is aⁿ (1 - n b / a).
+            let ln_prior = n * new_own.ln() + (1.0 - n * new_common / new_own).ln();
+            let weight = 0.5 * (ln_prior - precision.ln_determinant() + dot(&pull, &mean));
+            Part { weight, mean, covariance }
+        };
+        let mut parts: Vec<Part> = self.prior.step_sds.iter().map(under).collect();
+        let most = parts.iter().map(|part| part.weight).fold(f64::NEG_INFINITY, f64::max);
+        parts.iter_mut().for_each(|part| part.weight = (part.weight - most).exp());
+        let total: f64 = parts.iter().map(|part| part.weight).sum();
+        parts.iter_mut().for_each(|part| part.weight /= total);
+        parts
+    }
+
+    /// Returns the spread of the steps under which the mode is found.
+    fn step_sd(&self) -> f64 {
+        self.prior.step_sds[STEP_SDS / 2]
     }
 
     fn gradients(&self, c: &Curvature) -> Vec<Gradient> {
@@ -396,7 +459,7 @@ impl Rasch {
     #[must_use]
     pub fn gains(&self, c: &Curvature, leader: usize, challengers: &[(usize, f64)]) -> Vec<Gain> {
         let gradients = self.gradients(c);
-        let scores = self.scores(c);
+        let scores = self.scores_apart(c);
         let mut gains: Vec<Gain> = std::iter::once(leader)
             .chain(challengers.iter().map(|challenger| challenger.0))
             .flat_map(|step| (0..self.tasks).map(move |task| Gain { step, task, share: 0.0 }))
@@ -494,7 +557,7 @@ mod tests {
         let (s, t) = (model.steps, model.tasks);
         let (ability, rest) = x.split_at(s);
         let (difficulty, interaction) = rest.split_at(t);
-        let (own, common) = model.prior_precision();
+        let (own, common) = model.prior_precision(model.step_sd());
         let sum: f64 = ability.iter().sum();
         let mut value = -0.5 * own * ability.iter().map(|a| a * a).sum::<f64>();
         value += 0.5 * common * sum * sum;
@@ -568,7 +631,7 @@ mod tests {
         let mut model = filled();
         model.fit(1e-10);
         let dense = dense_covariance(&model);
-        let scores = model.scores(&model.curvature());
+        let scores = model.scores_apart(&model.curvature());
         for s in 0..3 {
             let through = dense.times(&score_gradient(&model, s));
             for r in 0..3 {
@@ -585,7 +648,7 @@ mod tests {
         model.fit(1e-10);
         let c = model.curvature();
         let spread = |m: &Rasch| {
-            let v = m.scores(&m.curvature()).covariance;
+            let v = m.scores_apart(&m.curvature()).covariance;
             v.at(0, 0) + v.at(2, 2) - 2.0 * v.at(0, 2)
         };
         for gain in model.gains(&c, 0, &[(2, 1.0)]) {
@@ -612,6 +675,61 @@ mod tests {
         assert!(of(1) > 2.0 * of(0) && of(1) > 2.0 * of(2));
     }
 
+    /// Three steps that solve `solved[s]` of ten attempts at each of 30 tasks.
+    fn even(solved: [u32; 3], step_sds: [f64; 5]) -> Rasch {
+        let mut model = Rasch::new(3, 30, Prior { step_sds, ..Prior::default() });
+        for (step, solved) in solved.into_iter().enumerate() {
+            for task in 0..30 {
+                for attempt in 0..10 {
+                    model.observe(step, task, f64::from(u8::from(attempt < solved)));
+                }
+            }
+        }
+        model.fit(1e-10);
+        model
+    }
+
+    #[test]
+    fn spreads_of_the_steps_are_weighed_by_what_they_explain() {
+        let sds = Prior::default().step_sds;
+        let weights = |solved| -> Vec<f64> {
+            let model = even(solved, sds);
+            model.abilities(&model.curvature()).iter().map(|part| part.weight).collect()
+        };
+        let (alike, apart) = (weights([5, 5, 5]), weights([1, 5, 9]));
+        assert!(alike.is_sorted_by(|a, b| a > b), "{alike:?}");
+        assert!(apart.is_sorted_by(|a, b| a < b), "{apart:?}");
+        assert!((alike.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn another_spread_needs_no_other_mode() {
+        let mixed = even([4, 5, 6], [0.2, 0.2, 0.33, 0.33, 0.33]);
+        let parts = mixed.abilities(&mixed.curvature());
+        let own = even([4, 5, 6], [0.2; 5]);
+        let (c, part) = (own.curvature(), &parts[0]);
+        for s in 0..3 {
+            assert!((part.mean[s] - own.ability[s]).abs() < 0.003, "{part:?} {:?}", own.ability);
+            assert!((part.covariance.at(s, s) / c.ability.at(s, s) - 1.0).abs() < 0.02);
+        }
+        // One spread alone is the Gaussian at its mode.
+        let (one, all) = (own.scores_apart(&c), own.scores(&c));
+        for s in 0..3 {
+            assert!((one.mean[s] - all.mean[s]).abs() < 1e-9);
+            assert!((one.covariance.at(s, 0) - all.covariance.at(s, 0)).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn tasks_that_are_all_alike_are_found_out_soon() {
+        let mut model = even([5, 5, 5], Prior::default().step_sds);
+        for _ in 0..5 {
+            model.update_spread(&model.curvature());
+            model.fit(1e-6);
+        }
+        assert!(model.task_sd() < 0.5, "{}", model.task_sd());
+    }
+
     #[test]
     fn the_spread_of_the_difficulties_is_learnt() {
         let mut model = Rasch::new(4, 60, Prior::default());
@@ -623,6 +741,6 @@ mod tests {
             }
         }
         model.fit_spreads();
-        assert!(model.task_sd() < 1.2, "{}", model.task_sd());
+        assert!(model.task_sd() < 0.5, "{}", model.task_sd());
     }
 }

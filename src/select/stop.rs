@@ -1,8 +1,8 @@
 //! When to stop, and which step to take.
 
 use super::allocate::argmax;
-use super::rasch::Scores;
 use super::rng::Rng;
+use super::scores::Scores;
 
 /// What the posterior says about each step.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,13 +20,13 @@ impl Beliefs {
     #[must_use]
     pub fn of(scores: &Scores, indifference: f64, draws: usize, rng: &mut Rng) -> Self {
         let steps = scores.mean.len();
-        let factor = scores.covariance.cholesky();
+        let sampler = scores.sampler();
         let mut beliefs =
             Self { p_best: vec![0.0; steps], p_within: vec![0.0; steps], regret: vec![0.0; steps] };
         let mut draw = vec![0.0; steps];
         let each = 1.0 / draws as f64;
         for _ in 0..draws {
-            scores.draw(&factor, rng, &mut draw);
+            sampler.draw(rng, &mut draw);
             let best = argmax(&draw);
             beliefs.p_best[best] += each;
             for step in 0..steps {
@@ -77,8 +77,7 @@ impl StopRule {
 /// Which step to take when several could be meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TieRule {
-    /// The earliest step within one standard error of the best, the standard error being that of
-    /// the difference of the two.
+    /// The earliest step within one standard error of the best; see [`one_se`].
     OneSe,
     /// The step with the highest estimate.
     Best,
@@ -103,28 +102,34 @@ impl TieRule {
                 argmax(&lower)
             }
             Self::OneSe => (0..scores.mean.len())
-                .find(|step| {
-                    let behind = scores.mean[best] - scores.mean[*step];
-                    behind <= scores.difference_sd(best, *step)
-                })
+                .find(|step| scores.mean[best] - scores.mean[*step] <= one_se(scores, best, *step))
                 .unwrap_or(best),
         }
     }
 }
 
+/// Returns how far a step may be behind the best one to be taken for as good: the standard
+/// deviation of the difference of the two, and not more than that of the best one's own score, so
+/// that a step is not as good as the best because it was hardly tried.
+#[must_use]
+pub fn one_se(scores: &Scores, best: usize, step: usize) -> f64 {
+    let own = scores.covariance.at(best, best).max(0.0).sqrt();
+    scores.difference_sd(best, step).min(own)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Beliefs, Stop, StopRule, TieRule};
+    use super::{Beliefs, Stop, StopRule, TieRule, one_se};
     use crate::select::linear::Square;
-    use crate::select::rasch::Scores;
     use crate::select::rng::Rng;
+    use crate::select::scores::Scores;
 
     fn scores(mean: &[f64], sd: &[f64]) -> Scores {
         let mut covariance = Square::zero(mean.len());
         for (i, sd) in sd.iter().enumerate() {
             covariance.add(i, i, sd * sd);
         }
-        Scores { mean: mean.to_vec(), covariance }
+        Scores::gaussian(mean.to_vec(), covariance)
     }
 
     #[test]
@@ -157,5 +162,12 @@ mod tests {
         assert_eq!(TieRule::Best.pick(&s), 3);
         assert_eq!(TieRule::OneSe.pick(&s), 1);
         assert_eq!(TieRule::Lcb.pick(&s), 2);
+    }
+
+    #[test]
+    fn a_step_that_was_hardly_tried_is_no_tie() {
+        let s = scores(&[0.30, 0.63, 0.65], &[0.4, 0.03, 0.03]);
+        assert_eq!(TieRule::OneSe.pick(&s), 1);
+        assert!((one_se(&s, 2, 0) - 0.03).abs() < 1e-9);
     }
 }

@@ -9,11 +9,12 @@ use super::Error;
 use super::allocate::argmax;
 use super::curse;
 use super::estimate::{self, Cell, Difference, Estimate, PassAtK, Z95};
-use super::rasch::{Prior, Rasch, Scores};
+use super::rasch::{Prior, Rasch};
 use super::records::{Outcome, Table};
 use super::resample::Resamples;
 use super::rng::Rng;
-use super::stop::{Beliefs, Stop, StopRule, TieRule};
+use super::scores::Scores;
+use super::stop::{Beliefs, Stop, StopRule, TieRule, one_se};
 
 /// What the user decides.
 #[derive(Debug, Clone, PartialEq)]
@@ -244,7 +245,7 @@ pub struct Summary {
     pub certainty: Certainty,
     /// Steps that cannot be told from the best one at 95 %, the best one included.
     pub indistinguishable: Vec<String>,
-    /// Standard deviation of the difference of the picked step and the best one.
+    /// How far the picked step might be behind the best one; see [`one_se`].
     pub one_se: f64,
     /// How many tasks of the kind it would take to tell the two leaders apart by two standard
     /// errors, at this number of attempts a task.
@@ -342,7 +343,7 @@ pub fn summarise(
             None => Certainty::Undecided,
         },
         indistinguishable: facts.near(best).into_iter().map(name).collect(),
-        one_se: scores.difference_sd(best, picked),
+        one_se: one_se(&scores, best, picked),
         tasks_needed: facts.tasks_needed(best),
         balanced: table.is_balanced(),
         attempts_a_cell: counts,
