@@ -60,6 +60,37 @@ fn commands_have_their_own_folder_variables_and_outputs() {
     assert_eq!(out.exit_code, 126, "{}", out.stderr.text());
 }
 
+/// A reply that is missing changes what a model does next, and its score.
+#[test]
+fn all_that_a_command_wrote_arrives_however_busy_the_machine_is() {
+    let Some((_dir, mut sandbox)) = sandbox() else { return };
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                while busy.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let all: Vec<ExecOutput> =
+            (0..60).map(|i| run(&mut sandbox, &format!("echo {i}; echo e{i} >&2"))).collect();
+        let much = run(&mut sandbox, "head -c 300000 /dev/zero | tr '\\0' x");
+        busy.store(false, std::sync::atomic::Ordering::Relaxed);
+        for (i, out) in all.iter().enumerate() {
+            assert_eq!(out.stdout.text(), format!("{i}\n"));
+            assert_eq!(out.stderr.text(), format!("e{i}\n"));
+        }
+        assert_eq!(much.stdout.text().len(), 300_000);
+    });
+    // What a process that stays writes at once is heard, and nobody waits for its end.
+    let started = Instant::now();
+    let out = run(&mut sandbox, "exec > >(sleep 0.1; cat); (sleep 30; echo late) & echo now");
+    assert_eq!((out.stdout.text().as_str(), out.exit_code), ("now\n", 0));
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert_eq!(run(&mut sandbox, "echo next").stdout.text(), "next\n");
+}
+
 #[test]
 fn nothing_of_the_host_is_seen_or_changed() {
     let Some((dir, mut sandbox)) = sandbox() else { return };

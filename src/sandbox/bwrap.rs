@@ -41,9 +41,8 @@ exec "$@""#;
 
 /// After SIGTERM at the time limit, this long until SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(2);
-/// After a command's exit, its output is read until it pauses this long.
-const DRAIN_PAUSE: Duration = Duration::from_millis(10);
-/// And at most this long, if a background process keeps writing.
+/// All that a command wrote is here before its exit code. What it left behind may write on, such
+/// as the `tee` of `exec > >(tee log)`, and is heard for this long.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// How often a wait looks whether it is cancelled.
 const POLL: Duration = Duration::from_millis(100);
@@ -267,9 +266,8 @@ impl Bwrap {
         }
         let drained = Instant::now() + DRAIN_MAX;
         while run.open > 0 && Instant::now() < drained {
-            if !self.hear(&mut run, DRAIN_PAUSE)? {
-                break;
-            }
+            let left = drained.saturating_duration_since(Instant::now());
+            self.hear(&mut run, left.max(Duration::from_millis(1)))?;
         }
         self.send(Kind::Forget, b"")?;
         let timed_out = run.stage != Stage::Running;

@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
+use super::pipes::{self, End, Pipes};
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions};
 
 /// The hidden first argument that makes the program serve a sandbox.
@@ -51,7 +52,7 @@ pub(super) enum Kind {
     Out = b'o',
     /// To the host: standard error; empty at its end.
     Err = b'e',
-    /// To the host: the exit code, in decimal.
+    /// To the host: the exit code, in decimal, after all that the command wrote.
     Exit = b'x',
     /// To the host: why the command could not be run.
     Fail = b'f',
@@ -109,19 +110,30 @@ pub(super) fn take_frame(received: &mut Vec<u8>) -> io::Result<Option<Frame>> {
     Ok(Some(Frame { kind, command, payload }))
 }
 
+/// A command at work.
+struct Running {
+    pid: Pid,
+    end: End,
+}
+
 /// What the threads of the server share.
-struct Shared {
+pub(super) struct Shared {
     to_host: Mutex<UnixStream>,
-    /// The running command: number and process.
-    running: Mutex<Option<(u32, Pid)>>,
+    running: Mutex<Option<Running>>,
     /// The command whose output the host wants.
     wanted: AtomicU32,
 }
 
 impl Shared {
-    fn tell(&self, kind: Kind, command: u32, payload: &[u8]) {
+    /// Sends the host a frame.
+    pub(super) fn tell(&self, kind: Kind, command: u32, payload: &[u8]) {
         // A host that is gone is noticed by the reading side, which ends the process.
         let _ = write_frame(&*lock(&self.to_host), kind, command, payload);
+    }
+
+    /// Says whether the host wants the output of a command.
+    pub(super) fn wants(&self, command: u32) -> bool {
+        self.wanted.load(Ordering::SeqCst) == command
     }
 }
 
@@ -171,8 +183,8 @@ fn obey(shared: &Arc<Shared>, frame: &Frame, spawned: &mpsc::Sender<()>) {
             // Held until the process is known, so that the reaper cannot be faster.
             let mut running = lock(&shared.running);
             match spawn(shared, frame) {
-                Ok(pid) => {
-                    *running = Some((frame.command, pid));
+                Ok(started) => {
+                    *running = Some(started);
                     let _ = spawned.send(());
                 }
                 Err(error) => {
@@ -205,7 +217,7 @@ fn set_limit(text: &str) -> io::Result<()> {
     Ok(rustix::process::setrlimit(resource, Rlimit { current: value, maximum: value })?)
 }
 
-/// Collects every dead process, as process 1 must, and tells the host about the command.
+/// Collects every dead process, as process 1 must, and tells of the end of the command.
 fn start_reaper(shared: &Arc<Shared>) -> mpsc::Sender<()> {
     let (spawned, wait_for_one) = mpsc::channel();
     let shared = shared.clone();
@@ -214,13 +226,9 @@ fn start_reaper(shared: &Arc<Shared>) -> mpsc::Sender<()> {
             match rustix::process::wait(WaitOptions::empty()) {
                 Ok(Some((pid, status))) => {
                     let mut running = lock(&shared.running);
-                    if let Some((command, of)) = *running
-                        && of == pid
-                    {
-                        *running = None;
+                    if let Some(ended) = running.take_if(|running| running.pid == pid) {
                         let signal = status.terminating_signal().map(|s| 128 + s);
-                        let code = status.exit_status().or(signal).unwrap_or(255);
-                        shared.tell(Kind::Exit, command, code.to_string().as_bytes());
+                        ended.end.tell(status.exit_status().or(signal).unwrap_or(255));
                     }
                 }
                 Err(rustix::io::Errno::CHILD) => {
@@ -235,8 +243,9 @@ fn start_reaper(shared: &Arc<Shared>) -> mpsc::Sender<()> {
     spawned
 }
 
-fn spawn(shared: &Arc<Shared>, frame: &Frame) -> io::Result<Pid> {
+fn spawn(shared: &Arc<Shared>, frame: &Frame) -> io::Result<Running> {
     let request: Request = serde_json::from_slice(&frame.payload)?;
+    let (end, ended) = pipes::end()?;
     let mut child = Command::new("/bin/bash")
         .args(["-c", &request.script])
         .current_dir(&request.cwd)
@@ -246,39 +255,15 @@ fn spawn(shared: &Arc<Shared>, frame: &Frame) -> io::Result<Pid> {
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()?;
-    forward(shared, child.stdout.take(), Kind::Out, frame.command);
-    forward(shared, child.stderr.take(), Kind::Err, frame.command);
-    Ok(Pid::from_child(&child))
-}
-
-/// Passes a command's output on, and reads it in vain once the host does not want it.
-fn forward(
-    shared: &Arc<Shared>,
-    stream: Option<impl Read + Send + 'static>,
-    kind: Kind,
-    command: u32,
-) {
-    let Some(mut stream) = stream else { return };
-    let shared = shared.clone();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            // An error ends the output as its end does.
-            let len = stream.read(&mut buffer).unwrap_or(0);
-            if shared.wanted.load(Ordering::SeqCst) == command {
-                shared.tell(kind, command, &buffer[..len]);
-            }
-            if len == 0 {
-                return;
-            }
-        }
-    });
+    let pipes = Pipes::of(&mut child, frame.command, shared);
+    std::thread::spawn(move || pipes.pass_on(ended));
+    Ok(Running { pid: Pid::from_child(&child), end })
 }
 
 fn signal(shared: &Shared, signal: Signal) {
-    if let Some((_, pid)) = *lock(&shared.running) {
+    if let Some(running) = &*lock(&shared.running) {
         // Gone already: its exit is on the way.
-        let _ = rustix::process::kill_process_group(pid, signal);
+        let _ = rustix::process::kill_process_group(running.pid, signal);
     }
 }
 

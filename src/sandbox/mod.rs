@@ -12,6 +12,7 @@ pub mod error;
 pub mod init;
 pub mod limits;
 pub mod output;
+mod pipes;
 pub mod podman;
 mod root;
 pub mod seccomp;

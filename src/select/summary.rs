@@ -245,7 +245,7 @@ pub struct Summary {
     pub certainty: Certainty,
     /// Steps that cannot be told from the best one at 95 %, the best one included.
     pub indistinguishable: Vec<String>,
-    /// How far the picked step might be behind the best one; see [`one_se`].
+    /// How far behind the best step the picked one may be and still be taken for as good.
     pub one_se: f64,
     /// How many tasks of the kind it would take to tell the two leaders apart by two standard
     /// errors, at this number of attempts a task.
