@@ -66,7 +66,7 @@ fn all_that_a_command_wrote_arrives_however_busy_the_machine_is() {
     let Some((_dir, mut sandbox)) = sandbox() else { return };
     let busy = std::sync::atomic::AtomicBool::new(true);
     std::thread::scope(|scope| {
-        for _ in 0..16 {
+        for _ in 0..8 {
             scope.spawn(|| {
                 while busy.load(std::sync::atomic::Ordering::Relaxed) {
                     std::hint::spin_loop();

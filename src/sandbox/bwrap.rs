@@ -17,7 +17,7 @@ use super::error::{Error, Result};
 use super::init::{Frame, Kind};
 use super::limits::Cgroups;
 use super::{
-    CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, disk, init, root,
+    CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, disk, fork, init, root,
     seccomp,
 };
 
@@ -185,12 +185,11 @@ impl Bwrap {
         let (ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket"))?;
         let filter = write_filter(&spec.scratch)?;
         let mut command = launch(host, &spec, filter.as_deref(), &cgroups, &rlimits)?;
-        let child = command
+        command
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(Error::io("start the sandbox"))?;
+            .stderr(Stdio::piped());
+        let child = fork::spawn(&mut command).map_err(Error::io("start the sandbox"))?;
         // Dropped now, so that the socket closes when the sandbox dies.
         drop(command);
         let report = report(host, filter.as_deref(), limits);

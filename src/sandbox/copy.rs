@@ -149,9 +149,10 @@ fn write_tree(from: &Path, parent: BorrowedFd<'_>, name: &Path, depth: usize) ->
     }
     let mode = if executable { 0o755 } else { 0o644 };
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let to = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode))?;
-    io::copy(&mut File::open(from)?, &mut File::from(to))?;
-    Ok(())
+    super::fork::writing(|| {
+        let to = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode))?;
+        io::copy(&mut File::open(from)?, &mut File::from(to)).map(drop)
+    })
 }
 
 /// Copies `name` in `parent` to the host's `to`. Links and devices are left out.

@@ -9,6 +9,7 @@ pub mod check;
 mod copy;
 mod disk;
 pub mod error;
+mod fork;
 pub mod init;
 pub mod limits;
 pub mod output;

@@ -428,12 +428,8 @@ fn run(
     cancel: &CancelFlag,
     output_bytes: usize,
 ) -> Result<ExecOutput> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Error::io("run podman"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = super::fork::spawn(command).map_err(Error::io("run podman"))?;
     let stdout = collect(child.stdout.take(), output_bytes);
     let stderr = collect(child.stderr.take(), output_bytes);
     let (exit_code, timed_out) = wait(&mut child, limit, cancel)?;
