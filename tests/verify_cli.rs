@@ -284,7 +284,22 @@ fn files_that_were_not_pulled_are_named() {
     let note = "note  files of the revision that are not here: 1 file (tokenizer_config.json)";
     let text = run(&["verify", "local/tiny@step_300"]);
     assert!(text.contains(note), "{text}");
-    run(&["pull", "local/tiny@step_300"]);
+    let path = run(&["pull", "local/tiny@step_300", "-q"]);
     let text = run(&["verify", "local/tiny@step_300"]);
     assert!(!text.contains("not here"), "{text}");
+
+    // Who copies what changed since is told, without a byte being read for it.
+    let strip = |out: &str| {
+        let args = ["strip", "local/tiny@step_300", "-o", out];
+        let output = binary(home.path()).args(args).output().expect("runs");
+        assert!(output.status.success(), "{}", err(&output));
+        err(&output)
+    };
+    assert!(!strip("before").contains("note:"), "nothing has changed");
+    let weights = Path::new(path.trim()).join("model.safetensors");
+    let weights = std::fs::OpenOptions::new().append(true).open(weights).expect("opens");
+    weights.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("sets the time");
+    let text = strip("after");
+    let told = "note: 1 file of local/tiny@step_300 changed after the last check of its hashes";
+    assert!(text.contains(told), "{text}");
 }

@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::context::Context;
 use super::outcome::{self, Outcome};
 use super::written::{
-    CopiedTensor, FolderArgs, Mode, WrittenFile, carry_out, written, written_files,
+    CopiedTensor, FolderArgs, Mode, WrittenFile, carry_out, with_source_note, written,
+    written_files,
 };
 use super::{export_gguf, resolve};
 use crate::checkpoint::Checkpoint;
@@ -141,5 +142,5 @@ fn safetensors(args: SafetensorsArgs, ctx: &Context) -> Result<Outcome> {
         text += &format!("  left out {}\n", few(&plan.left_out));
     }
     let quiet = output.display().to_string();
-    Ok(Outcome::new(&document).human(text).quiet(quiet))
+    Ok(with_source_note(Outcome::new(&document).human(text).quiet(quiet), &local))
 }

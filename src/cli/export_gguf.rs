@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::outcome::{self, Outcome};
 use super::resolve::{self, Local};
-use super::written::{DryRun, Mode};
+use super::written::{DryRun, Mode, with_source_note};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::fsio;
@@ -204,7 +204,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         written.into_iter().map(|file| file.found).collect()
     };
     let free_bytes = plan.files.first().map(|f| fsio::free_space(fsio::parent(&f.path)));
-    Ok(outcome(&plan, mode, &found, free_bytes.transpose()?))
+    let outcome = outcome(&plan, mode, &found, free_bytes.transpose()?);
+    Ok(with_source_note(outcome, &local))
 }
 
 fn outcome(plan: &Plan<'_>, mode: Mode, found: &[Output], free_bytes: Option<u64>) -> Outcome {

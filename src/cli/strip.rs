@@ -10,7 +10,8 @@ use super::context::Context;
 use super::outcome::{self, Outcome};
 use super::resolve;
 use super::written::{
-    CopiedTensor, FolderArgs, Mode, WrittenFile, carry_out, written, written_files,
+    CopiedTensor, FolderArgs, Mode, WrittenFile, carry_out, with_source_note, written,
+    written_files,
 };
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -139,7 +140,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     };
     let text = human(&plan, done.found, mode)?;
     let quiet = output.display().to_string();
-    Ok(Outcome::new(&document).human(text).quiet(quiet))
+    Ok(with_source_note(Outcome::new(&document).human(text).quiet(quiet), &local))
 }
 
 fn reason_word(reason: Reason) -> ReasonWord {

@@ -7,9 +7,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
+use super::outcome::Outcome;
+use super::resolve::Local;
 use crate::checkpoint::TensorSet;
 use crate::error::Result;
 use crate::fsio;
+use crate::hub::count_unverified;
 use crate::ops::assemble::{Assembly, Done, Output, TensorProof};
 use crate::ops::pack::MAX_SHARD_BYTES;
 use crate::units;
@@ -94,6 +97,20 @@ impl<'a> From<&'a TensorProof> for CopiedTensor<'a> {
         let TensorProof { file, name, sha256, len_bytes } = proof;
         Self { file, name, sha256, len_bytes: *len_bytes }
     }
+}
+
+/// Notes that a source from the Hub has changed since its hashes were checked, as far as that can
+/// be told without reading it.
+pub(super) fn with_source_note(outcome: Outcome, source: &Local) -> Outcome {
+    let count = count_unverified(&source.path);
+    if count == 0 {
+        return outcome;
+    }
+    let (files, label) = (units::plural(count as u64, "file"), &source.label);
+    outcome.hint(format!(
+        "note: {files} of {label} changed after the last check of its hashes; `tmax-ckpt verify \
+         {label}` checks them"
+    ))
 }
 
 /// Runs the plan, or only looks at what has the output's name.

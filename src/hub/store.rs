@@ -346,6 +346,19 @@ pub fn files_left_out(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Returns how many files of a snapshot that we pulled are not as they were when their hash was
+/// checked last, by size and time: nothing is read. None where there are no records.
+#[must_use]
+pub fn count_unverified(dir: &Path) -> usize {
+    let found = || {
+        let dir = dir.canonicalize().ok()?;
+        let (cache, files) = (RepoCache::of_snapshot(&dir)?, revision_files(&dir)?);
+        let there = files.iter().filter(|file| dir.join(&file.path).symlink_metadata().is_ok());
+        Some(there.filter(|file| cache.present(file) != Present::Verified).count())
+    };
+    found().unwrap_or(0)
+}
+
 /// The list of a snapshot's commit.
 fn revision_files(dir: &Path) -> Option<Vec<TreeFile>> {
     let commit = dir.file_name()?.to_str()?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::svg::value;
 use super::{Provenance, notes, points, probability, rule_sentence, svg, verdict};
 use crate::select::summary::{Interval, Step, Summary};
+use crate::units::plural;
 
 /// One line of the table of steps.
 #[derive(Serialize)]
@@ -47,6 +48,7 @@ pub fn page(summary: &Summary, provenance: &Provenance) -> Result<String, miniji
     let mut all_notes = notes(summary);
     all_notes.extend(provenance.notes.iter().cloned());
     let [fewest, most] = summary.attempts_a_cell;
+    let attempts = plural(most as u64, "attempt");
     let mut settings = vec![
         ("rule".to_owned(), summary.rule.to_owned()),
         ("confidence".to_owned(), summary.confidence.to_string()),
@@ -61,9 +63,9 @@ pub fn page(summary: &Summary, provenance: &Provenance) -> Result<String, miniji
         baseline => &summary.baseline,
         verdict => verdict(summary),
         rule => rule_sentence(summary),
-        attempts => if fewest == most { most.to_string() } else { format!("{fewest} to {most}") },
-        task_count => summary.tasks.len(),
-        step_count => summary.steps.len(),
+        attempts => if fewest == most { attempts } else { format!("{fewest} to {attempts}") },
+        task_count => plural(summary.tasks.len() as u64, "task"),
+        step_count => plural(summary.steps.len() as u64, "step"),
         notes => value(&all_notes),
         chart => value(&svg::score_chart(summary)),
         differences => value(&svg::difference_plot(summary)),
