@@ -213,3 +213,35 @@ fn allocations_and_budgets_do_what_they_say() {
     let spent: f64 = more["steps"].as_array().expect("steps").iter().map(effort).sum();
     assert!((2_000.0..4_000.0).contains(&spent), "{spent}");
 }
+
+/// Whatever is drawn of a distribution that is none must not count as an answer that failed.
+#[test]
+fn a_model_that_computes_no_probability_gets_no_zero() {
+    if !sandbox_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let broken = dir.path().join("broken");
+    std::fs::create_dir(&broken).expect("makes");
+    let sound = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-raw/step_600");
+    for entry in std::fs::read_dir(&sound).expect("lists").flatten() {
+        std::fs::copy(entry.path(), broken.join(entry.file_name())).expect("copies");
+    }
+    let path = broken.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let header = usize::from(bytes[0]) + (usize::from(bytes[1]) << 8);
+    let json: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
+    let norm = &json["model.language_model.norm.weight"];
+    assert_eq!(norm["dtype"], "BF16");
+    let at = 8 + header + norm["data_offsets"][0].as_u64().expect("an offset") as usize;
+    bytes[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
+    std::fs::write(&path, bytes).expect("writes");
+
+    let mut score = Command::new(env!("CARGO_BIN_EXE_tmax-ckpt"));
+    score.current_dir(env!("CARGO_MANIFEST_DIR")).arg("score").arg(&broken);
+    score.args(["--tasks", "fixtures/tasks", "--task", "write-word", "--no-config", "-o"]);
+    let output = score.arg(dir.path().join("job")).output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("is no probability") && said.contains("verify CKPT --finite"), "{said}");
+}

@@ -252,6 +252,9 @@ pub enum ChatError {
         /// 401 and 403 are about the key.
         auth: Auth,
     },
+    /// What the model computes is no probability.
+    #[error("the model's weights are damaged: what it computes is no probability")]
+    NoProbability,
     /// Our engine failed: template, tokenizer, device.
     #[error("the engine failed: {0}")]
     Engine(Arc<crate::error::Error>),
@@ -269,7 +272,7 @@ pub enum Auth {
 impl Diagnose for ChatError {
     fn kind(&self) -> Kind {
         match self {
-            Self::ContextWindow { .. } => Kind::BadData,
+            Self::ContextWindow { .. } | Self::NoProbability => Kind::BadData,
             Self::Timeout { .. } => Kind::Network,
             Self::Cancelled => Kind::Interrupted,
             Self::Endpoint { auth: Auth::Refused, .. } => Kind::Auth,
@@ -282,6 +285,7 @@ impl Diagnose for ChatError {
         match self {
             Self::ContextWindow { .. } => "context_window",
             Self::Timeout { .. } => "model_timeout",
+            Self::NoProbability => "no_probability",
             Self::Endpoint { auth: Auth::NotTheCause, .. } => "endpoint_failed",
             Self::Engine(error) => error.id(),
             other => other.kind().id(),
@@ -293,6 +297,9 @@ impl Diagnose for ChatError {
             Self::ContextWindow { .. } => vec!["shorten the prompt, or raise the context".into()],
             Self::Timeout { .. } => vec!["raise the time limit, or look at the server".into()],
             Self::Cancelled => Vec::new(),
+            Self::NoProbability => {
+                vec!["`tmax-ckpt verify CKPT --finite` names the tensors at fault".into()]
+            }
             Self::Endpoint { auth: Auth::Refused, .. } => {
                 vec!["give the endpoint's API key".into()]
             }

@@ -54,6 +54,8 @@ pub enum End {
     Cancelled,
     /// The deadline passed.
     Timeout,
+    /// The logits held NaN or infinity: the weights are damaged.
+    NoProbability,
 }
 
 /// One answer.
@@ -92,6 +94,8 @@ struct Sequence<B: Backend, T> {
     /// Tokens that the cache holds.
     position: usize,
     cached_tokens: usize,
+    /// Whether the last logits were no probabilities.
+    broken: bool,
 }
 
 /// A state that may be started from.
@@ -153,6 +157,7 @@ impl<B: Backend, T> Generator<B, T> {
                 cache,
                 position,
                 cached_tokens: position,
+                broken: false,
                 job,
             });
         }
@@ -237,6 +242,11 @@ impl<B: Backend, T> Generator<B, T> {
         let width = logits.len() / rows.len();
         for (index, logits) in ready.into_iter().zip(logits.chunks(width)) {
             let sequence = &mut self.active[index];
+            // Some token could be drawn of these too, and what follows be taken for an answer.
+            sequence.broken = logits.iter().any(|logit| !logit.is_finite());
+            if sequence.broken {
+                continue;
+            }
             let id = sequence.sampler.draw(logits);
             sequence.logprobs.push(logits[id as usize] - super::cpu::log_sum_exp(logits));
             sequence.tokens.push(id);
@@ -294,6 +304,9 @@ impl<B: Backend, T> Generator<B, T> {
 
 impl<B: Backend, T> Sequence<B, T> {
     fn end(&self, stop: &[u32], context: usize) -> Option<End> {
+        if self.broken {
+            return Some(End::NoProbability);
+        }
         let drawn = self.logprobs.len();
         let last = *self.tokens.last()?;
         if drawn > 0 && stop.contains(&last) {

@@ -143,6 +143,7 @@ impl LocalModel {
             End::Timeout => {
                 Err(ChatError::Timeout { secs: timeout.map_or(0, |time| time.as_secs()) })
             }
+            End::NoProbability => Err(ChatError::NoProbability),
             End::Stop | End::Length if cancel.is_cancelled() => Err(ChatError::Cancelled),
             End::Stop | End::Length => Ok(answer),
         }
