@@ -85,7 +85,7 @@ fn nothing_of_a_running_pull_is_removed() {
     let (home, server) = world();
     // Wholly fetched, and without a name until the pull of it ends.
     stdout(&run(home.path(), &server, &["pull", "o/n@main", "--include", "*.json"]));
-    server.fault("model.safetensors", Fault::Slow(Duration::from_millis(10)), 9);
+    server.fault("model.safetensors", Fault::Slow(Duration::from_millis(40)), 9);
     let mut pull = program(home.path(), &server, &["pull", "o/n@step_100", "-q"])
         .stdout(Stdio::piped())
         .spawn()
