@@ -365,8 +365,36 @@ fn files_beyond_the_limit_end_what_writes_them() {
     let limits = &sandbox.report().limits;
     let disk = limits.iter().find(|l| l.limit == "disk_bytes").expect("is reported");
     assert!(disk.by.starts_with("tmax-ckpt, measured"), "{disk:?}");
-    // The sandbox lives on, and so can who makes room.
-    assert_eq!(run(&mut sandbox, "rm /var/tmp/*; sleep 3; echo fine").stdout.text(), "fine\n");
+    let note = "what ran was killed: the files here take more than 21.0 MB";
+    assert!(sandbox.report().notes.contains(&note.to_owned()), "{:?}", sandbox.report().notes);
+    // The sandbox lives on, and so can who makes room, however long that takes.
+    let slow = run(&mut sandbox, "rm /var/tmp/1; sleep 3; rm /var/tmp/*; echo fine");
+    assert_eq!((slow.stdout.text().as_ref(), slow.stderr.text().as_ref()), ("fine\n", ""));
+}
+
+#[test]
+fn what_a_command_leaves_behind_fills_no_disk_between_commands() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let limits = Limits { disk_bytes: Some(20 << 20), ..Limits::default() };
+    let spec = Spec { limits, ..spec(dir.path(), "one") };
+    let mut sandbox = Bwrap::start(&host, spec).expect("starts");
+    let late = "(sleep 0.5; head -c 40m /dev/zero > /var/tmp/big; exec sleep 60) \
+        > /dev/null 2>&1 & echo begun";
+    assert_eq!(run(&mut sandbox, late).stdout.text(), "begun\n");
+    std::thread::sleep(Duration::from_secs(2));
+    // Less than the time between two looks: the looks before and after it are the only ones.
+    let next = run(&mut sandbox, "ps ax | grep -c '[s]leep 60'");
+    let words = "tmax-ckpt: killed: the files here take more than 21.0 MB\n";
+    assert_eq!((next.stdout.text().trim(), next.stderr.text().as_ref()), ("0", words));
+    run(&mut sandbox, "rm /var/tmp/big");
+    // And what one command itself leaves there is told with it.
+    let at_once = run(&mut sandbox, "head -c 40m /dev/zero > /var/tmp/big");
+    assert_eq!((at_once.exit_code, at_once.stderr.text().as_ref()), (0, words));
+    assert_eq!(run(&mut sandbox, "rm /var/tmp/big").stderr.text(), "");
+    let notes = &sandbox.report().notes;
+    let killed = notes.iter().filter(|note| note.contains("was killed")).count();
+    assert_eq!(killed, 1, "one note says it: {notes:?}");
 }
 
 #[test]

@@ -132,6 +132,7 @@ fn phases(
     let worked = work(job, candidate, task, trial, sandbox.as_mut(), account);
     account.agent_secs = Some(clocked.elapsed().as_secs_f64());
     note_phase(account, "agent_execution", began, clock());
+    log_notes(log, sandbox.report(), account)?;
     if let Some(run) = &account.run {
         write_run(job, candidate, name, dir, run)?;
         let end = json!(run.end);
@@ -142,8 +143,11 @@ fn phases(
     log.say("Running the tests")?;
     sandbox.copy_out("/logs/agent", &dir.join("agent"))?;
     let began = clock();
-    let verdict = verifier::verify(sandbox.as_mut(), task, dir)?;
+    let verdict = verifier::verify(sandbox.as_mut(), task, dir);
     note_phase(account, "verifier", began, clock());
+    let stopped = sandbox.stop();
+    log_notes(log, sandbox.report(), account)?;
+    let verdict = verdict?;
     match verdict {
         Ok(rewards) => {
             log.say(&format!("Rewards: {}", json!(rewards)))?;
@@ -154,7 +158,13 @@ fn phases(
             note_failure(account, failure);
         }
     }
-    Ok(sandbox.stop()?)
+    Ok(stopped?)
+}
+
+/// Notes what the sandbox did to what ran, such as killing it for the disk that it took.
+fn log_notes(log: &Log, report: &Report, account: &mut Account) -> Result<()> {
+    let known = account.sandbox.replace(report.clone()).map_or(0, |earlier| earlier.notes.len());
+    report.notes.iter().skip(known).try_for_each(|note| log.say(&format!("Note: {note}")))
 }
 
 fn log_environment(log: &Log, report: &Report, notes: &[String]) -> Result<()> {

@@ -251,8 +251,11 @@ impl Bwrap {
         let inner = init::Request { script: request.script.clone(), cwd: cwd.to_owned(), env };
         let json = serde_json::to_vec(&inner).expect("strings serialise");
         self.command += 1;
-        self.send(Kind::Run, &json)?;
         let mut run = Running::new(self.spec.limits.output_bytes);
+        // What earlier commands left behind went on writing.
+        let over = self.disk.look();
+        self.enforce_disk(over, Some(&mut run))?;
+        self.send(Kind::Run, &json)?;
         let deadline = Instant::now() + request.timeout;
         while run.exit_code.is_none() {
             if self.spec.cancel.is_cancelled() {
@@ -261,13 +264,16 @@ impl Bwrap {
             let left = deadline.saturating_duration_since(Instant::now());
             self.hear(&mut run, left.clamp(Duration::from_millis(1), POLL))?;
             self.escalate(&mut run, deadline)?;
-            self.check_disk(&mut run)?;
+            let over = self.disk.look_if_due();
+            self.enforce_disk(over, Some(&mut run))?;
         }
         let drained = Instant::now() + DRAIN_MAX;
         while run.open > 0 && Instant::now() < drained {
             let left = drained.saturating_duration_since(Instant::now());
             self.hear(&mut run, left.max(Duration::from_millis(1)))?;
         }
+        let over = self.disk.look();
+        self.enforce_disk(over, Some(&mut run))?;
         self.send(Kind::Forget, b"")?;
         let timed_out = run.stage != Stage::Running;
         let exit_code = if timed_out { 124 } else { run.exit_code.unwrap_or(255) };
@@ -305,12 +311,22 @@ impl Bwrap {
         Ok(())
     }
 
-    /// Kills everything once the files take too much, and tells who reads the command's output.
-    fn check_disk(&mut self, run: &mut Running) -> Result<()> {
-        let Some(limit) = self.disk.exceeded() else { return Ok(()) };
-        let limit = crate::units::bytes(limit);
-        let text = format!("tmax-ckpt: killed: the files here take more than {limit}\n");
-        run.stderr.push(text.as_bytes());
+    /// Kills everything once the files take too much, and tells the record and who reads the
+    /// command's output.
+    fn enforce_disk(
+        &mut self,
+        over: io::Result<Option<String>>,
+        run: Option<&mut Running>,
+    ) -> Result<()> {
+        let over = over.map_err(Error::io("measure the sandbox's files"))?;
+        let Some(why) = over else { return Ok(()) };
+        if let Some(run) = run {
+            run.stderr.push(format!("tmax-ckpt: killed: {why}\n").as_bytes());
+        }
+        let note = format!("what ran was killed: {why}");
+        if !self.report.notes.contains(&note) {
+            self.report.notes.push(note);
+        }
         self.send(Kind::KillAll, b"")
     }
 
@@ -432,6 +448,18 @@ impl Sandbox for Bwrap {
         if self.stopped {
             return Ok(());
         }
+        let over = self.disk.look();
+        let told = self.enforce_disk(over, None);
+        self.end().and(told)
+    }
+}
+
+impl Bwrap {
+    /// Kills everything and removes the files.
+    fn end(&mut self) -> Result<()> {
+        if self.stopped {
+            return Ok(());
+        }
         self.stopped = true;
         // Process 1 dies with bwrap, and with it all others: none of them can outlive the wait
         // below by more than the kernel takes.
@@ -441,9 +469,7 @@ impl Sandbox for Bwrap {
         self.cgroups.remove()?;
         root::remove(&self.spec.scratch)
     }
-}
 
-impl Bwrap {
     /// Waits until process 1 has closed its socket, which it does when it is dead.
     fn wait_dead(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -454,7 +480,7 @@ impl Bwrap {
 impl Drop for Bwrap {
     fn drop(&mut self) {
         // What cannot be removed was reported by `stop`, or the run is failing anyway.
-        let _ = self.stop();
+        let _ = self.end();
     }
 }
 

@@ -1,106 +1,291 @@
-//! How much disk the files of a sandbox take, measured while it runs.
+//! How much disk the files of a sandbox take, measured while it runs and between its commands.
 //!
 //! A plain folder has no quota, and a file system of its own would be memory. So the folder is
 //! looked through now and then. What a process keeps open and has unlinked is not seen: a single
-//! file is limited by a resource limit instead.
+//! file is limited by a resource limit instead. What goes or moves while it is looked for counts
+//! at the next look; what cannot be measured for another reason is an error, never nothing.
 
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
-/// Between two looks, at least.
+/// Between two looks at a command that runs, at least.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
-/// Looking takes at most this part of the time.
+/// Looking at a command that runs takes at most this part of the time.
 const SHARE: u32 = 20;
 /// No sane tree is deeper; what hides below counts as too much.
 const DEPTH_MAX: usize = 256;
+/// Over the limit, what makes room may write this much: a shell's notes, a test's log.
+const ROOM: u64 = 1 << 20;
 
 /// A folder and when it is looked through next.
 #[derive(Debug)]
 pub(super) struct Watch {
     folder: PathBuf,
     limit_bytes: Option<u64>,
+    /// What the files may take: the limit, or where they are beyond it already, little more than
+    /// they take.
+    allowed: u64,
     next: Instant,
+}
+
+/// What a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    Bytes(u64),
+    TooDeep,
 }
 
 impl Watch {
     pub fn new(folder: &Path, limit_bytes: Option<u64>) -> Self {
-        Self { folder: folder.to_owned(), limit_bytes, next: Instant::now() + EVERY }
+        let allowed = limit_bytes.unwrap_or(u64::MAX);
+        Self { folder: folder.to_owned(), limit_bytes, allowed, next: Instant::now() + EVERY }
     }
 
-    /// Returns the limit when it is time to look and the files take more.
-    pub fn exceeded(&mut self) -> Option<u64> {
-        let limit = self.limit_bytes?;
+    /// Looks if it is time to; returns as [`Watch::look`].
+    pub fn look_if_due(&mut self) -> io::Result<Option<String>> {
+        if Instant::now() < self.next { Ok(None) } else { self.look() }
+    }
+
+    /// Returns why what runs must be killed, if it must: the files take more than the limit. What
+    /// began beyond the limit may go on as long as they do not grow, so that it can make room.
+    pub fn look(&mut self) -> io::Result<Option<String>> {
+        let Some(limit) = self.limit_bytes else { return Ok(None) };
         let began = Instant::now();
-        if began < self.next {
-            return None;
-        }
-        // A folder that goes while it is looked through is the sandbox's own doing.
-        let used = open(CWD, &self.folder).and_then(|dir| measure(dir, 0)).unwrap_or(0);
+        let measure = measure(&self.folder)?;
         self.next = Instant::now() + EVERY.max(began.elapsed() * SHARE);
-        (used > limit).then_some(limit)
-    }
-}
-
-fn open(at: impl std::os::fd::AsFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
-}
-
-/// Sums up the blocks below a folder, no link followed; hard links share theirs.
-fn measure(dir: OwnedFd, depth: usize) -> io::Result<u64> {
-    if depth > DEPTH_MAX {
-        return Ok(u64::MAX);
-    }
-    let mut sum = 0_u64;
-    for entry in Dir::read_from(&dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if [b".".as_slice(), b".."].contains(&name.to_bytes()) {
-            continue;
-        }
-        let Ok(stat) = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        #[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
-        let bytes = (stat.st_blocks as u64).saturating_mul(512) / (stat.st_nlink as u64).max(1);
-        let below = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                open(dir.as_fd(), name).map_or(0, |fd| measure(fd, depth + 1).unwrap_or(0))
-            }
-            _ => bytes,
+        let Measure::Bytes(used) = measure else {
+            return Ok(Some(format!("folders here are more than {DEPTH_MAX} levels deep")));
         };
-        sum = sum.saturating_add(below);
+        let over = used > self.allowed;
+        let most = used.saturating_add(ROOM);
+        self.allowed = match used > limit {
+            false => limit,
+            true if over => most,
+            true => self.allowed.min(most),
+        };
+        let limit = crate::units::bytes(limit);
+        Ok(over.then(|| format!("the files here take more than {limit}")))
     }
-    Ok(sum)
+}
+
+/// A folder below the one that is measured. Held by name, so that a walk has few descriptors
+/// open however deep the tree is.
+struct Place {
+    parent: Option<Rc<Place>>,
+    name: CString,
+    depth: usize,
+}
+
+/// A folder open for reading.
+struct Folder {
+    fd: OwnedFd,
+    /// The mode to give back, if it had to be changed.
+    mode: Option<Mode>,
+}
+
+impl Folder {
+    /// Opens a folder, no link followed. Its owner can take the right to read it away and still
+    /// fill it: the right is taken back for as long as the folder is open.
+    fn open(at: impl AsFd, name: &CStr) -> io::Result<Self> {
+        let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(at, name, place, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(&place, c".", flags, Mode::empty());
+        match open() {
+            Ok(fd) => Ok(Self { fd, mode: None }),
+            Err(Errno::ACCESS) => {
+                let mode = Mode::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
+                let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+                rustix::fs::chmod(link, mode | Mode::RUSR | Mode::XUSR)?;
+                Ok(Self { fd: open()?, mode: Some(mode) })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a folder by its names, one after another.
+    fn below(root: &Path, place: Option<&Place>) -> io::Result<Self> {
+        let mut names = Vec::new();
+        let mut next = place;
+        while let Some(place) = next {
+            names.push(place.name.as_c_str());
+            next = place.parent.as_deref();
+        }
+        let root = CString::new(root.as_os_str().as_encoded_bytes())?;
+        let mut folder = Self::open(CWD, &root)?;
+        for name in names.into_iter().rev() {
+            folder = Self::open(&folder.fd, name)?;
+        }
+        Ok(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Some(mode) = self.mode {
+            // As long as it is open it can be changed, and if not, it can be read.
+            let _ = rustix::fs::fchmod(&self.fd, mode);
+        }
+    }
+}
+
+/// Sums up the blocks of a folder and all below it, no link followed; hard links share theirs.
+fn measure(root: &Path) -> io::Result<Measure> {
+    let mut sum = 0_u64;
+    let mut open = vec![None::<Rc<Place>>];
+    while let Some(place) = open.pop() {
+        let Some(folder) = unless_gone(Folder::below(root, place.as_deref()))? else { continue };
+        let depth = 1 + place.as_ref().map_or(0, |place| place.depth);
+        for entry in Dir::read_from(&folder.fd)? {
+            let Some(entry) = unless_gone(entry.map_err(io::Error::from))? else { break };
+            let name = entry.file_name();
+            if [b".".as_slice(), b".."].contains(&name.to_bytes()) {
+                continue;
+            }
+            let stat = rustix::fs::statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+            let Some(stat) = unless_gone(stat.map_err(io::Error::from))? else { continue };
+            sum = sum.saturating_add(taken(&stat));
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                if depth > DEPTH_MAX {
+                    return Ok(Measure::TooDeep);
+                }
+                let (parent, name) = (place.clone(), name.to_owned());
+                open.push(Some(Rc::new(Place { parent, name, depth })));
+            }
+        }
+    }
+    Ok(Measure::Bytes(sum))
+}
+
+/// Returns what an entry takes on disk.
+fn taken(stat: &Stat) -> u64 {
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
+    let (blocks, links) = (stat.st_blocks as u64, stat.st_nlink as u64);
+    let bytes = blocks.saturating_mul(512);
+    // A folder's links are its subfolders.
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => bytes,
+        _ => bytes / links.max(1),
+    }
+}
+
+/// What goes while it is looked for is the sandbox's own doing.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::{Path, PathBuf};
 
-    use super::Watch;
+    use super::{DEPTH_MAX, ROOM, Watch};
+
+    fn write(path: PathBuf, len: usize) {
+        crate::fsio::write_atomic(&path, &vec![1; len]).expect("writes");
+    }
+
+    fn over(dir: &Path, limit: u64) -> bool {
+        Watch::new(dir, Some(limit)).look().expect("looks").is_some()
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("sets");
+    }
 
     #[test]
     fn files_are_counted_once_and_links_not_followed() {
         let dir = tempfile::tempdir().expect("a temp dir");
         let outside = tempfile::tempdir().expect("a temp dir");
-        let write = |path: std::path::PathBuf, len| {
-            crate::fsio::write_atomic(&path, &vec![1; len]).expect("writes")
-        };
         write(outside.path().join("big"), 900_000);
         write(dir.path().join("a/b/c"), 100_000);
         std::fs::hard_link(dir.path().join("a/b/c"), dir.path().join("again")).expect("links");
         std::os::unix::fs::symlink(outside.path(), dir.path().join("out")).expect("links");
-        let exceeded = |limit| {
-            let mut watch = Watch::new(dir.path(), Some(limit));
-            assert_eq!(watch.exceeded(), None, "not yet");
-            watch.next = Instant::now();
-            watch.exceeded()
-        };
-        assert_eq!(exceeded(300_000), None);
-        assert_eq!(exceeded(90_000), Some(90_000));
-        assert_eq!(Watch::new(dir.path(), None).exceeded(), None);
+        assert!(!over(dir.path(), 300_000) && over(dir.path(), 90_000));
+        let mut watch = Watch::new(dir.path(), Some(90_000));
+        assert_eq!(watch.look_if_due().expect("looks"), None, "not yet");
+        assert_eq!(Watch::new(dir.path(), None).look().expect("looks"), None);
+    }
+
+    /// The owner of a folder can write into it by name and forbid everybody to list it.
+    #[test]
+    fn what_may_not_be_read_is_counted_and_keeps_its_mode() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let (a, b) = (dir.path().join("a"), dir.path().join("a/b"));
+        write(b.join("c"), 500_000);
+        for modes in [(0o300, 0o755), (0o755, 0o300), (0o400, 0o400), (0, 0o1000)] {
+            set_mode(&b, modes.1);
+            set_mode(&a, modes.0);
+            assert!(over(dir.path(), 400_000), "{modes:?}");
+            let mode = |path: &Path| path.metadata().expect("is there").permissions().mode();
+            assert_eq!(mode(&a) & 0o7777, modes.0);
+            set_mode(&a, 0o755);
+            assert_eq!(mode(&b) & 0o7777, modes.1);
+        }
+        set_mode(&b, 0o755);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_no_zero() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let named = dir.path().join("x".repeat(300));
+        assert!(Watch::new(&named, Some(1)).look().is_err());
+        // That the folder is gone altogether is no failure: so is what was in it.
+        assert!(!over(&dir.path().join("gone"), 1));
+    }
+
+    #[test]
+    fn deep_trees_take_few_descriptors_and_deeper_ones_are_too_much() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let deep = |levels: usize| dir.path().join("d/".repeat(levels));
+        write(deep(DEPTH_MAX).join("file"), 500_000);
+        let before = std::fs::read_dir("/proc/self/fd").expect("lists").count();
+        assert!(over(dir.path(), 400_000) && !over(dir.path(), 500_000_000));
+        let place = (0..DEPTH_MAX).fold(None, |parent, depth| {
+            Some(std::rc::Rc::new(super::Place { parent, name: c"d".into(), depth }))
+        });
+        let folder = super::Folder::below(dir.path(), place.as_deref()).expect("opens");
+        let open = std::fs::read_dir("/proc/self/fd").expect("lists").count();
+        assert!(open < before + DEPTH_MAX / 2, "{open}, {before} before");
+        drop(folder);
+        std::fs::create_dir(deep(DEPTH_MAX + 1)).expect("makes");
+        let why = Watch::new(dir.path(), Some(500_000_000)).look().expect("looks");
+        assert!(why.is_some_and(|why| why.contains("256 levels")));
+    }
+
+    #[test]
+    fn beyond_the_limit_there_is_leave_to_make_room_and_none_to_grow() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let file = |name: &str| dir.path().join(name);
+        let mut watch = Watch::new(dir.path(), Some(1_000_000));
+        let mut is_over = || watch.look().expect("looks").is_some();
+        write(file("one"), 3_000_000);
+        assert!(is_over() && !is_over(), "what makes room now is let live");
+        for name in ["two", "three", "four"] {
+            // Little by little is growth as well.
+            write(file(name), ROOM as usize * 2 / 3);
+            assert_eq!(is_over(), name == "three", "{name}");
+        }
+        std::fs::remove_file(file("one")).expect("removes");
+        assert!(!is_over(), "less than before");
+        for name in ["two", "three", "four"] {
+            std::fs::remove_file(file(name)).expect("removes");
+        }
+        assert!(!is_over());
+        write(file("one"), 1_100_000);
+        assert!(is_over(), "the limit holds again");
     }
 }
