@@ -372,6 +372,12 @@ fn files_beyond_the_limit_end_what_writes_them() {
     assert_eq!((slow.stdout.text().as_ref(), slow.stderr.text().as_ref()), ("fine\n", ""));
 }
 
+/// Returns the size of the largest file below a folder.
+fn largest_file(dir: &Path) -> u64 {
+    let size = |name: &String| dir.join(name).symlink_metadata().map_or(0, |found| found.len());
+    tmax_ckpt::fsio::readable_files_below(dir).iter().map(size).max().unwrap_or(0)
+}
+
 #[test]
 fn what_a_command_leaves_behind_fills_no_disk_between_commands() {
     let dir = tempfile::tempdir().expect("a temp dir");
@@ -382,7 +388,11 @@ fn what_a_command_leaves_behind_fills_no_disk_between_commands() {
     let late = "(sleep 0.5; head -c 40m /dev/zero > /var/tmp/big; exec sleep 60) \
         > /dev/null 2>&1 & echo begun";
     assert_eq!(run(&mut sandbox, late).stdout.text(), "begun\n");
-    std::thread::sleep(Duration::from_secs(2));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while largest_file(dir.path()) < 40 << 20 {
+        assert!(Instant::now() < deadline, "nothing is written");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     // Less than the time between two looks: the looks before and after it are the only ones.
     let next = run(&mut sandbox, "ps ax | grep -c '[s]leep 60'");
     let words = "tmax-ckpt: killed: the files here take more than 21.0 MB\n";

@@ -274,6 +274,35 @@ fn failures_of_model_time_tests_and_machine_are_told_apart() {
     assert_eq!((broken.mean, broken.infrastructure_failures), (None, 1));
 }
 
+/// Who reads the record must see what the machine did to the agent.
+#[test]
+fn a_kill_for_the_disk_that_was_taken_is_in_the_record() {
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let Some(host) = host(dir.path()) else { return };
+    let tasks = dir.path().join("tasks");
+    write_task(&tasks, "answer", 60.0);
+    let toml = tasks.join("answer/task.toml");
+    let text = std::fs::read_to_string(&toml).expect("reads");
+    std::fs::write(&toml, text + "storage_mb = 20\n").expect("writes");
+    let script = vec![
+        Say::Bash("head -c 40m /dev/zero > big"),
+        Say::Bash("rm big; echo 42 > answer; echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"),
+    ];
+    let job =
+        Job::open(spec(dir.path(), host, &tasks, vec![scripted("s", script)])).expect("opens");
+    let record = run(&job).remove(0);
+    assert_eq!((record.reward, record.outcome), (Some(1.0), Outcome::Scored));
+    let trial = job.spec().dir.join(&record.trial);
+    let read = |name: &str| std::fs::read_to_string(trial.join(name)).expect("reads");
+    let words = "killed: the files here take more than 21.0 MB";
+    assert!(read("agent/messages.json").contains(words), "the model is told");
+    let log = read("trial.log");
+    assert_eq!(log.matches(&format!("Note: what ran was {words}\n")).count(), 1, "{log}");
+    let own: Value = serde_json::from_str(&read("tmax-ckpt.json")).expect("is JSON");
+    let notes = own["sandbox"]["notes"].to_string();
+    assert!(notes.contains(words), "{notes}");
+}
+
 /// A model that fails once by the machine's fault, then answers.
 struct Flaky(AtomicUsize);
 

@@ -91,23 +91,20 @@ struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder, no link followed. Its owner can take the right to read it away and still
+    /// Opens a folder, no link followed. Its owner can take the right to list it away and still
     /// fill it: the right is taken back for as long as the folder is open.
     fn open(at: impl AsFd, name: &CStr) -> io::Result<Self> {
         let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::openat(at, name, place, Mode::empty())?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(&place, c".", flags, Mode::empty());
-        match open() {
-            Ok(fd) => Ok(Self { fd, mode: None }),
-            Err(Errno::ACCESS) => {
-                let mode = Mode::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
-                let link = format!("/proc/self/fd/{}", place.as_raw_fd());
-                rustix::fs::chmod(link, mode | Mode::RUSR | Mode::XUSR)?;
-                Ok(Self { fd: open()?, mode: Some(mode) })
-            }
-            Err(error) => Err(error.into()),
+        let mode = Mode::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
+        let wanted = mode | Mode::RUSR | Mode::XUSR;
+        if mode != wanted {
+            let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+            rustix::fs::chmod(link, wanted)?;
         }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&place, c".", flags, Mode::empty())?;
+        Ok(Self { fd, mode: (mode != wanted).then_some(mode) })
     }
 
     /// Opens a folder by its names, one after another.
@@ -130,7 +127,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Some(mode) = self.mode {
-            // As long as it is open it can be changed, and if not, it can be read.
+            // What fails leaves the folder readable, which is safe.
             let _ = rustix::fs::fchmod(&self.fd, mode);
         }
     }
