@@ -259,6 +259,7 @@ impl ScoringArgs {
         let mut tasks = task::load_all(&dataset.dir)?;
         self.check_names(tasks.iter().map(|task| task.name.as_str()))?;
         tasks.retain(|task| self.wants(&task.name));
+        let (prompts, settings) = (self.prompts()?, self.settings()?);
         crate::fsio::create_dir_all(&dir)?;
         let cancel = CancelFlag::default();
         let spec = Spec {
@@ -268,8 +269,8 @@ impl ScoringArgs {
             tasks,
             candidates,
             attempts,
-            prompts: self.prompts()?,
-            settings: self.settings()?,
+            prompts,
+            settings,
             seed: self.seed,
             limits: Limits::default(),
             n_concurrent: self.n_concurrent,
@@ -310,7 +311,12 @@ impl ScoringArgs {
     fn host(&self, dir: &Path) -> Result<Host> {
         match self.sandbox {
             SandboxChoice::Bwrap => {
-                Ok(Host::Bwrap(bwrap::Host::probe(&this_program()?, &dir.join(".scratch-probe"))?))
+                // In the job's own file system: whether there is an overlay depends on it.
+                let scratch = dir.join(".scratch-probe");
+                let host = bwrap::Host::probe(&this_program()?, &scratch);
+                // Empty, or what a failed sandbox left is worth a look.
+                let _ = std::fs::remove_dir(&scratch);
+                Ok(Host::Bwrap(host?))
             }
             SandboxChoice::Podman => {
                 let network = if self.allow_network { Network::Podman } else { Network::None };
@@ -459,12 +465,8 @@ fn identity(local: &Local) -> Result<(String, String)> {
 
 /// Hashes the files of a checkpoint's folder, by name.
 fn content_digest(dir: &Path) -> Result<String> {
-    let entries = std::fs::read_dir(dir).map_err(crate::fsio::Error::io("list", dir))?;
-    let mut files: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
-    files.sort();
     let mut lines = String::new();
-    for file in files {
+    for file in crate::fsio::entries(dir)?.into_iter().filter(|path| path.is_file()) {
         let mapped = crate::fsio::Mapped::open(&file)?;
         mapped.advise_sequential();
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -181,12 +181,7 @@ fn copy(sandbox: &mut Bwrap, task: &Task, source: &Path, to: &str) -> Result<()>
         return Ok(sandbox.copy_in(source, &to)?);
     }
     let to = to.trim_end_matches('/');
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(source)
-        .map_err(crate::fsio::Error::io("list", source))?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
-    entries.sort();
+    let entries = crate::fsio::entries(source)?;
     let made = ExecRequest::new(format!("mkdir -p {}", quote(to)), Duration::from_secs(60));
     sandbox.exec(&made)?;
     for entry in entries {

@@ -113,10 +113,8 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Found> {
 /// # Errors
 /// [`Error::Record`] as [`trial`]; [`Error::File`].
 pub fn read(dir: &Path) -> Result<Imported> {
-    let entries = std::fs::read_dir(dir).map_err(fsio::Error::io("list", dir))?;
-    let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    let mut dirs = fsio::entries(dir)?;
     dirs.retain(|path| path.is_dir());
-    dirs.sort();
     let mut imported = Imported::default();
     let mut begun = Vec::new();
     for path in dirs {

@@ -70,13 +70,8 @@ pub fn load_all(dir: &Path) -> Result<Vec<Task>> {
     if dir.join("task.toml").is_file() {
         return Ok(vec![Task::load(dir)?]);
     }
-    let entries = std::fs::read_dir(dir).map_err(crate::fsio::Error::io("list", dir))?;
-    let mut dirs: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.join("task.toml").is_file())
-        .collect();
-    dirs.sort();
+    let mut dirs = crate::fsio::entries(dir)?;
+    dirs.retain(|path| path.join("task.toml").is_file());
     if dirs.is_empty() {
         return Err(Error::NoTasks { path: dir.to_owned() });
     }

@@ -138,21 +138,22 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let mut trials = Trials::default();
     trials.look(path, 0)?;
-    if trials.solved.is_empty() && trials.unsolved == 0 {
+    if trials.files.is_empty() && trials.unsolved == 0 {
         let is_json = |p: &PathBuf| p.is_file() && p.extension().is_some_and(|e| e == "json");
-        trials.solved = entries(path)?.into_iter().filter(is_json).collect();
+        trials.files = fsio::entries(path)?.into_iter().filter(is_json).collect();
     }
-    if trials.solved.is_empty() {
+    if trials.files.is_empty() {
         let unsolved = trials.unsolved;
         return Err(TrajectoryError::None { path: path.to_owned(), unsolved }.into());
     }
-    Ok(trials.solved)
+    Ok(trials.files)
 }
 
 /// The trials of a folder that have a trajectory.
 #[derive(Default)]
 struct Trials {
-    solved: Vec<PathBuf>,
+    /// Of solved trials; of no trials where there is none.
+    files: Vec<PathBuf>,
     unsolved: usize,
 }
 
@@ -162,26 +163,19 @@ impl Trials {
         if file.is_file() {
             let solved = import::trial(dir)?.is_some_and(|t| t.record.score() == Some(1.0));
             if solved {
-                self.solved.push(file);
+                self.files.push(file);
             } else {
                 self.unsolved += 1;
             }
             return Ok(());
         }
         if depth < DEPTH_MAX {
-            for entry in entries(dir)?.iter().filter(|entry| entry.is_dir()) {
+            for entry in fsio::entries(dir)?.iter().filter(|entry| entry.is_dir()) {
                 self.look(entry, depth + 1)?;
             }
         }
         Ok(())
     }
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-    let list = std::fs::read_dir(dir).map_err(fsio::Error::io("list", dir))?;
-    let mut paths: Vec<PathBuf> = list.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    Ok(paths)
 }
 
 /// Reads one trajectory.
@@ -195,10 +189,7 @@ pub fn parse(bytes: &[u8]) -> Result<Trajectory, String> {
         Value::Object(_) => atif(&value)?,
         _ => return Err("it is neither a document nor a list of messages".into()),
     };
-    if trajectory.messages.len() > MESSAGES_MAX {
-        let count = trajectory.messages.len();
-        return Err(format!("{count} messages, at most {MESSAGES_MAX} are accepted"));
-    }
+    check_count(trajectory.messages.len())?;
     match trajectory.messages.first().map(|message| message.role) {
         Some(Role::System | Role::User) => {}
         _ => return Err("it begins neither with a system nor with a user message".into()),

@@ -193,9 +193,7 @@ impl Assembly {
 
     /// Removes what another plan left in the staging folder.
     fn remove_strays(&self, staging: &Path) -> Result<()> {
-        let entries = std::fs::read_dir(staging).map_err(FsError::io("list", staging))?;
-        for entry in entries {
-            let path = entry.map_err(FsError::io("list", staging))?.path();
+        for path in fsio::entries(staging)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !self.files.iter().any(|f| f.name == name) {
                 let is_dir = path.is_dir();

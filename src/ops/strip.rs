@@ -276,9 +276,7 @@ pub type SmallFiles = (Vec<(String, Vec<u8>)>, Vec<String>);
 /// A file cannot be read.
 pub fn small_files(dir: &Path, stale: &[&str]) -> Result<SmallFiles> {
     let (mut taken, mut left_out) = (Vec::new(), Vec::new());
-    let entries = std::fs::read_dir(dir).map_err(fsio::Error::io("list", dir))?;
-    for entry in entries {
-        let path = entry.map_err(fsio::Error::io("list", dir))?.path();
+    for path in fsio::entries(dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name == CONFIG_FILE || name == INDEX_FILE || name.ends_with(".safetensors") {
             continue;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnose, Kind};
+use crate::fsio;
 
 /// A failure of the sandbox itself, never of the command in it.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +50,7 @@ pub enum Error {
     },
     /// A file operation failed.
     #[error(transparent)]
-    File(#[from] crate::fsio::Error),
+    File(#[from] fsio::Error),
     /// The task needs what this sandbox cannot give.
     #[error("{what}")]
     Unsupported {
@@ -87,6 +88,7 @@ impl Diagnose for Error {
         match self {
             Self::Interrupted => Kind::Interrupted,
             Self::File(inner) => inner.kind(),
+            Self::Io { source, .. } if fsio::is_full(source) => Kind::Resources,
             _ => Kind::Program,
         }
     }
@@ -113,6 +115,9 @@ impl Diagnose for Error {
                 vec!["run the same command again: the trial was not counted".into()]
             }
             Self::Unsupported { remedy, .. } => vec![remedy.clone()],
+            Self::Io { source, .. } if fsio::is_full(source) => {
+                vec!["free some space and run the same command again".into()]
+            }
             Self::Copy { .. } | Self::Io { .. } => {
                 vec!["`tmax-ckpt doctor` checks the sandboxes".into()]
             }

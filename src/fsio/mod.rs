@@ -3,11 +3,14 @@
 //! The one home of `File::create` and `rename`. Nothing gets its final name before its bytes are
 //! on disk: temporary sibling, fsync, rename, fsync of the folder.
 
+mod list;
+
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+pub use self::list::{entries, files_below, readable_files_below};
 use crate::error::{Diagnose, Kind};
 
 /// A failed file operation: what was tried, on which path.
@@ -65,12 +68,18 @@ impl Error {
     }
 }
 
+/// Says whether an error is about space: a full disk, or a spent quota.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl Diagnose for Error {
     fn kind(&self) -> Kind {
         match self {
+            Self::Io { source, .. } if is_full(source) => Kind::Resources,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Kind::NotFound,
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Resources,
                 io::ErrorKind::PermissionDenied => Kind::Auth,
                 _ => Kind::Usage,
             },
@@ -81,13 +90,13 @@ impl Diagnose for Error {
 
     fn help(&self) -> Vec<String> {
         match self {
+            Self::Io { source, .. } if is_full(source) => {
+                vec!["free some space and run the same command again".into()]
+            }
             Self::Io { source, path, .. } => match source.kind() {
                 io::ErrorKind::NotFound => vec![format!("check the path {}", path.display())],
                 io::ErrorKind::PermissionDenied => {
                     vec![format!("check who owns {}", path.display())]
-                }
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    vec!["free some space and run the same command again".into()]
                 }
                 _ => vec![format!("check {} and its file system", path.display())],
             },
@@ -176,53 +185,6 @@ fn read_at_most(file: File, path: &Path, cap_bytes: u64) -> Result<Vec<u8>> {
         return Err(Error::TooLarge { path: path.to_owned(), len_bytes, cap_bytes });
     }
     Ok(bytes)
-}
-
-/// Lists the files below a folder as sorted relative paths; links are listed, not followed.
-///
-/// # Errors
-/// [`Error::Io`]; a name that is not UTF-8 is [`io::ErrorKind::InvalidFilename`].
-pub fn files_below(dir: &Path) -> Result<Vec<String>> {
-    let (names, faults) = list_below(dir);
-    faults.into_iter().next().map_or(Ok(names), Err)
-}
-
-/// Lists what can be listed as [`files_below`] does: for folders that others write to as well,
-/// where a missing folder is an empty one and a foreign name is nobody's business.
-#[must_use]
-pub fn readable_files_below(dir: &Path) -> Vec<String> {
-    list_below(dir).0
-}
-
-fn list_below(dir: &Path) -> (Vec<String>, Vec<Error>) {
-    let (mut names, mut faults) = (Vec::new(), Vec::new());
-    let mut folders = vec![String::new()];
-    while let Some(folder) = folders.pop() {
-        let at = dir.join(&folder);
-        let entries = match std::fs::read_dir(&at) {
-            Ok(entries) => entries,
-            Err(error) => {
-                faults.push(Error::io("list", &at)(error));
-                continue;
-            }
-        };
-        for entry in entries {
-            match entry.and_then(|entry| name_and_type(&entry)) {
-                Ok((name, kind)) => {
-                    let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-                    if kind.is_dir() { folders.push(path) } else { names.push(path) }
-                }
-                Err(error) => faults.push(Error::io("list", &at)(error)),
-            }
-        }
-    }
-    names.sort_unstable();
-    (names, faults)
-}
-
-fn name_and_type(entry: &std::fs::DirEntry) -> io::Result<(String, std::fs::FileType)> {
-    let name = entry.file_name().into_string();
-    Ok((name.map_err(|_| io::ErrorKind::InvalidFilename)?, entry.file_type()?))
 }
 
 /// A read-only map of a whole file.
@@ -709,8 +671,8 @@ mod tests {
     use std::io::Write as _;
 
     use super::{
-        AtomicFile, Error, Mapped, ResumableFile, Stretch, copy_range, files_below, holds,
-        read_capped, readable_files_below, write_atomic,
+        AtomicFile, Error, Mapped, ResumableFile, Stretch, copy_range, holds, read_capped,
+        write_atomic,
     };
 
     #[test]
@@ -724,26 +686,6 @@ mod tests {
             assert!(matches!(read_capped(path, 100), Err(Error::NotRegular { .. })), "{path:?}");
             assert!(matches!(Mapped::open(path), Err(Error::NotRegular { .. })), "{path:?}");
         }
-    }
-
-    #[test]
-    fn files_are_listed_strictly_or_as_far_as_they_can_be() {
-        use std::os::unix::ffi::OsStrExt as _;
-        let dir = tempfile::tempdir().expect("a temp dir");
-        for name in ["b", "a/z", "a/y"] {
-            write_atomic(&dir.path().join(name), b"").expect("writes");
-        }
-        std::os::unix::fs::symlink("/", dir.path().join("a/link")).expect("links");
-        let want = ["a/link", "a/y", "a/z", "b"];
-        assert_eq!(files_below(dir.path()).expect("lists"), want);
-        assert_eq!(readable_files_below(dir.path()), want);
-        let foreign = std::ffi::OsStr::from_bytes(b"a/\xff");
-        std::fs::write(dir.path().join(foreign), "").expect("writes");
-        assert!(files_below(dir.path()).is_err());
-        assert_eq!(readable_files_below(dir.path()), want);
-        let missing = dir.path().join("none");
-        assert!(files_below(&missing).is_err());
-        assert!(readable_files_below(&missing).is_empty());
     }
 
     #[test]
