@@ -9,6 +9,7 @@ use tmax_ckpt::arch::ModelConfig;
 use tmax_ckpt::checkpoint::Checkpoint;
 use tmax_ckpt::dtype::Dtype;
 use tmax_ckpt::engine::backend::{Backend as _, Batch, Segment, WeightPrecision};
+use tmax_ckpt::engine::chat::CancelFlag;
 use tmax_ckpt::engine::cpu::{CpuBackend, CpuCache};
 use tmax_ckpt::engine::device::DeviceChoice;
 use tmax_ckpt::engine::local::load_model;
@@ -129,6 +130,10 @@ fn greedy(model: &CpuModel, prompt: &[u32], count: usize) -> Vec<u32> {
     out
 }
 
+fn all_logprobs(model: &CpuModel, ids: &[u32]) -> Vec<f32> {
+    logprobs(model, ids, &CancelFlag::default()).expect("nobody cancels")
+}
+
 fn check_logits_and_logprobs(model: &CpuModel, ids: &[Vec<u32>], logits: &[f32], logprobs: &[f32]) {
     let mut ours = Vec::new();
     for row in ids {
@@ -227,7 +232,7 @@ impl Trained {
 #[test]
 fn the_trained_fixture_agrees_with_transformers() {
     let (golden, model) = (Trained::open(), Trained::model(WeightPrecision::Exact));
-    let worst = largest_difference(&logprobs(&model, &golden.ids), &golden.logprobs);
+    let worst = largest_difference(&all_logprobs(&model, &golden.ids), &golden.logprobs);
     // 1.2e-5 measured, on a token of probability e^-20.
     assert!(worst < 5e-5, "log-probabilities differ by {worst}");
     let (prompt, answer) = golden.ids.split_at(golden.prompt_tokens);
@@ -239,7 +244,7 @@ fn the_trained_fixture_agrees_with_transformers() {
 #[test]
 fn q8_0_stays_close_on_the_trained_fixture() {
     let (golden, model) = (Trained::open(), Trained::model(WeightPrecision::Q8_0));
-    let ours = logprobs(&model, &golden.ids);
+    let ours = all_logprobs(&model, &golden.ids);
     let answer = golden.prompt_tokens - 1;
     let errors = ours.iter().zip(&golden.logprobs).skip(answer).map(|(a, b)| (a - b).abs());
     let mean = errors.sum::<f32>() / (ours.len() - answer) as f32;
@@ -256,8 +261,11 @@ fn q8_0_stays_close_on_the_trained_fixture() {
 fn logprobs_cross_the_border_of_a_piece() {
     let (golden, model) = (Trained::open(), Trained::model(WeightPrecision::Exact));
     let ids: Vec<u32> = golden.ids.iter().cycle().take(1100).copied().collect();
-    let ours = logprobs(&model, &ids);
-    assert_eq!(logprobs(&model, &ids[..700]), ours[..699]);
+    let ours = all_logprobs(&model, &ids);
+    assert_eq!(all_logprobs(&model, &ids[..700]), ours[..699]);
+    let cancelled = CancelFlag::default();
+    cancelled.cancel();
+    assert_eq!(logprobs(&model, &ids, &cancelled), None);
     let vocab = model.config().vocab_size as usize;
     let logits = run_pieces(&model, &ids, &[ids.len()]);
     for (row, (value, next)) in logits.chunks(vocab).zip(ours.iter().zip(&ids[1..])) {

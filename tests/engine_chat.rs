@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 use tmax_ckpt::checkpoint::Checkpoint;
 use tmax_ckpt::engine::backend::WeightPrecision;
 use tmax_ckpt::engine::chat::{
-    ChatError, ChatModel as _, ChatReply, ChatRequest, FinishReason, Message, Role, Sampling,
+    CancelFlag, ChatError, ChatModel as _, ChatReply, ChatRequest, FinishReason, Message, Role,
+    Sampling,
 };
 use tmax_ckpt::engine::device::DeviceChoice;
 use tmax_ckpt::engine::generate::Limits;
@@ -119,7 +120,7 @@ fn the_next_turn_continues_the_kept_state() {
     let trace = second.trace.unwrap();
     let ids = [trace.prompt_ids.clone(), trace.completion_ids.clone()].concat();
     let exact = load_model(&checkpoint, DeviceChoice::Cpu, WeightPrecision::Exact).unwrap();
-    let truth = logprobs(&exact, &ids);
+    let truth = logprobs(&exact, &ids, &CancelFlag::default()).expect("nobody cancels");
     for (a, b) in trace.logprobs.iter().zip(&truth[trace.prompt_ids.len() - 1..]) {
         assert!((a - b).abs() < 1e-4, "{a} {b}");
     }

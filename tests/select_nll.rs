@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use tmax_ckpt::checkpoint::Checkpoint;
+use tmax_ckpt::engine::chat::{Message, Role, ToolCall};
 use tmax_ckpt::engine::likelihood::forced;
 use tmax_ckpt::engine::local::load_tokens;
 use tmax_ckpt::engine::template::ChatTemplate;
@@ -117,6 +118,30 @@ fn what_is_scored_is_the_replies_to_the_token() {
     assert_eq!(laid("label-sum.json", 10).left_out, 3);
 }
 
+/// The prompt opens a thought, and the reply has none: both go on with `<`, inside a token.
+#[test]
+fn a_reply_begins_at_a_token() {
+    let checkpoint = Checkpoint::open(&root().join("fixtures/tiny-raw/step_600")).expect("opens");
+    let (tokens, _) = load_tokens(&checkpoint).expect("speaks");
+    let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}\
+                  <tool_call>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}\
+                  {% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}";
+    let now = jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC);
+    let template = ChatTemplate::new(source, now).expect("is a template");
+    let call = ToolCall { id: String::new(), name: "bash".into(), arguments: "{}".into() };
+    let messages = [
+        Message::new(Role::User, "hi"),
+        Message { tool_calls: vec![call], ..Message::new(Role::Assistant, "go") },
+    ];
+    let laid = forced(&template, &tokens, &messages, &[], 100).expect("lays out");
+    let sequence = &laid.sequences[0];
+    let text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<tool_call>go<|im_end|>";
+    assert_eq!(sequence.ids, tokens.encode(text).expect("encodes"));
+    let reply = tokens.encode("<tool_call>go<|im_end|>").expect("encodes");
+    assert_eq!(sequence.ids[sequence.replies[0].clone()], reply);
+    assert_eq!(reply.first(), tokens.encode("<tool_call>").expect("encodes").first());
+}
+
 #[test]
 fn the_order_is_printed_and_no_step_is_picked() {
     let dir = tempfile::tempdir().expect("a temp dir");
@@ -140,14 +165,21 @@ fn the_order_is_printed_and_no_step_is_picked() {
     let human = String::from_utf8_lossy(&human.stdout);
     assert!(human.contains("nll orders, it does not decide"), "{human}");
     // Only what is missing is computed: a stored value is believed, and its loss is noticed.
-    let (file, mut one) = stored(dir.path()).remove(0);
+    let nll = |document: &Value| -> f64 {
+        let values = document["trajectories"].as_object().expect("values").values();
+        values
+            .map(|v| v["nll"].as_str().and_then(|v| v.parse::<f64>().ok()).expect("a number"))
+            .sum()
+    };
+    let files = stored(dir.path()).into_iter();
+    let likeliest = files.min_by(|a, b| nll(&a.1).total_cmp(&nll(&b.1)));
+    let (file, mut one) = likeliest.expect("there are some");
     let values = one["trajectories"].as_object_mut().expect("values");
     values.values_mut().for_each(|value| value["nll"] = "100000.5".into());
     std::fs::write(&file, one.to_string()).expect("writes");
     let quiet: Vec<&str> = more.iter().copied().chain(["-q"]).collect();
     let again = String::from_utf8(select(&steps, dir.path(), &quiet).stdout).expect("text");
-    assert_eq!(again.lines().count(), 3);
-    assert_ne!(again.lines().collect::<Vec<_>>(), queue);
+    assert_eq!(again.lines().collect::<Vec<_>>(), ["step_500", "step_175", "step_600"].map(path));
     std::fs::write(&file, "{").expect("writes");
     let broken = select(&steps, dir.path(), &more);
     assert_eq!(broken.status.code(), Some(2));

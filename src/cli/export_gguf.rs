@@ -243,5 +243,5 @@ fn outcome(plan: &Plan<'_>, mode: Mode, found: &[Output], free_bytes: Option<u64
     }
     let paths: Vec<String> = plan.files.iter().map(|f| f.path.display().to_string()).collect();
     let outcome = Outcome::new(&document).human(human).quiet(paths.join("\n"));
-    plan.notes.iter().fold(outcome, |outcome, note| outcome.hint(format!("note: {note}")))
+    outcome.notes(&plan.notes)
 }

@@ -98,7 +98,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     }
     let precision = if args.q8_0 { WeightPrecision::Q8_0 } else { WeightPrecision::Exact };
     let model = load_model(&checkpoint, device, precision)?;
-    let values = logprobs(&model, &ids);
+    let cancelled = || ctx.interrupted(vec!["nothing was kept: run the same command again".into()]);
+    let values = logprobs(&model, &ids, &ctx.cancel().into()).ok_or_else(cancelled)?;
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         let (position, id, value) = (at + 1, ids[at + 1], values[at]);
         let checkpoint = escape(&args.checkpoint);

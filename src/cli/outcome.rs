@@ -99,6 +99,12 @@ impl Outcome {
         self
     }
 
+    /// Adds what a reader should know, each with a line of its own: [`Outcome::hint`].
+    #[must_use]
+    pub fn notes<'n>(self, notes: impl IntoIterator<Item = &'n String>) -> Self {
+        notes.into_iter().fold(self, |outcome, note| outcome.hint(format!("note: {note}")))
+    }
+
     /// Makes the answer "no" without further words: exit code 1.
     #[must_use]
     pub fn negative(self) -> Self {

@@ -149,7 +149,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     };
     let candidates: Vec<Candidate> = models.iter().map(|m| m.candidate.clone()).collect();
     if args.dry_run {
-        return Ok(noted(dry_run(&args, scoring, dir, &candidates, ctx)?, &notes));
+        return Ok(dry_run(&args, scoring, dir, &candidates, ctx)?.notes(&notes));
     }
     let (job, _watch) = scoring.open_job(dir, candidates, args.attempts, ctx)?;
     let ran = run_all(&job, &models, ctx);
@@ -157,11 +157,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     job.finish()?;
     ran.map_err(|error| with_job_help(error, dir))?;
     let imported = import::read(&job.spec().dir)?;
-    Ok(noted(outcome(ctx, &job.spec().dir, &imported, Emit::SummaryOnly), &notes))
-}
-
-fn noted(outcome: Outcome, notes: &[String]) -> Outcome {
-    notes.iter().fold(outcome, |outcome, note| outcome.hint(format!("note: {note}")))
+    Ok(outcome(ctx, &job.spec().dir, &imported, Emit::SummaryOnly).notes(&notes))
 }
 
 fn stand_in(who: Who) -> Candidates {

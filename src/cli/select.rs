@@ -180,7 +180,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
     let mut plan = plan(&args, scoring, &candidates, &settings);
     if args.dry_run {
         let outcome = select_plan::outcome(&plan, found.len(), ctx)?;
-        return Ok(noted(outcome, candidates.notes.clone()));
+        return Ok(outcome.notes(&candidates.notes));
     }
     let measured = match args.metric {
         Metric::Tblite => None,
@@ -252,10 +252,10 @@ fn order(args: &Args, ctx: &Context) -> Result<Outcome> {
     }
     let found = select_nll::trajectories(&args.trajectories)?;
     if args.dry_run {
-        return Ok(noted(select_nll::dry_run(&steps, &found, &args.engine, &args.output)?, notes));
+        return Ok(select_nll::dry_run(&steps, &found, &args.engine, &args.output)?.notes(&notes));
     }
     let measured = select_nll::measure(&steps, &found, &args.engine, &args.output, ctx)?;
-    Ok(noted(select_nll::outcome(&measured), notes))
+    Ok(select_nll::outcome(&measured).notes(&notes))
 }
 
 fn read(args: &Args, settings: &Settings, ctx: &Context) -> Result<Outcome> {
@@ -291,15 +291,11 @@ fn decide(
         write_report(path, &summary, &outcome, records, &notes, args, ctx)?;
     }
     let outcome = outcome.human(select_text::text(&summary)).quiet(&summary.picked);
-    let mut outcome = noted(outcome, report::notes(&summary).into_iter().chain(notes).collect());
+    let mut outcome = outcome.notes(&report::notes(&summary)).notes(&notes);
     if let Some(path) = &args.report {
         outcome = outcome.hint(format!("report: {}", path.display()));
     }
     Ok(outcome)
-}
-
-fn noted(outcome: Outcome, notes: Vec<String>) -> Outcome {
-    notes.into_iter().fold(outcome, |outcome, note| outcome.hint(format!("note: {note}")))
 }
 
 fn plan<'a>(

@@ -13,9 +13,10 @@ use super::failure::Failure;
 use super::outcome::{Document, Outcome};
 use super::scoring::{EngineArgs, Identified};
 use crate::checkpoint::Checkpoint;
+use crate::engine::chat::CancelFlag;
 use crate::engine::likelihood::{ForcedError, forced, negative_log_likelihood};
-use crate::engine::local::{load_model, load_tokens};
-use crate::engine::template::{ChatTemplate, TemplateError};
+use crate::engine::local::{load_model, load_template, load_tokens};
+use crate::engine::template::ChatTemplate;
 use crate::error::Result;
 use crate::fsio;
 use crate::harness::digest;
@@ -181,10 +182,9 @@ fn measure_step(
             if store.values.contains_key(&one.sha256) {
                 continue;
             }
-            if ctx.cancel().is_set() {
-                return Err(ctx.interrupted(vec!["run the same command to continue".into()]));
-            }
-            store.values.insert(one.sha256.clone(), scorer.value(one)?);
+            let value = scorer.value(one, &ctx.cancel().into())?;
+            let value = value.ok_or_else(|| ctx.interrupted(Vec::new()))?;
+            store.values.insert(one.sha256.clone(), value);
             store.write()?;
             progress.advance("", 1);
         }
@@ -205,28 +205,29 @@ impl Scorer {
     fn load(step: &Identified, engine: &EngineArgs, ctx: &Context) -> Result<Self> {
         let checkpoint = Checkpoint::open(&step.local.path)?;
         let (tokens, files) = load_tokens(&checkpoint)?;
-        let source = files.template().ok_or(TemplateError::Missing)?;
         let now = ctx.now().to_zoned(jiff::tz::TimeZone::UTC);
-        let template = ChatTemplate::new(&source, now)?;
+        let (template, _) = load_template(&files, now)?;
         let model = load_model(&checkpoint, engine.device, engine.precision())?;
         let context = engine.max_model_len.min(model.config().max_position_embeddings as usize);
         Ok(Self { model, tokens, template, tools: Prompts::ours().tools, context })
     }
 
-    fn value(&self, found: &Found) -> Result<Scored> {
+    /// Returns the value of a trajectory, `None` if cancelled.
+    fn value(&self, found: &Found, cancel: &CancelFlag) -> Result<Option<Scored>> {
         let Found { trajectory, path, .. } = found;
         // A list of messages does not say which tools there were: those of the harness.
         let tools = if trajectory.tools.is_empty() { &self.tools } else { &trajectory.tools };
         let laid = forced(&self.template, &self.tokens, &trajectory.messages, tools, self.context)
             .map_err(ForcedError::into_error)
             .map_err(|error| error.with_help(format!("it is about {}", path.display())))?;
-        let nll = laid.sequences.iter().map(|s| negative_log_likelihood(&self.model, s)).sum();
-        Ok(Scored {
+        let one = |sequence| negative_log_likelihood(&self.model, sequence, cancel);
+        let nll: Option<f64> = laid.sequences.iter().map(one).sum();
+        Ok(nll.map(|nll| Scored {
             nll,
             tokens: laid.tokens() as u64,
             replies: laid.replies() as u64,
             left_out: laid.left_out as u64,
-        })
+        }))
     }
 }
 
@@ -323,11 +324,10 @@ pub fn outcome(measured: &Measured) -> Outcome {
     let queue: Vec<&str> = names.collect();
     let quiet = queue.join("\n");
     let document = Order { metric: "nll", decides: false, nll: measured, queue };
-    let mut outcome = Outcome::new(&document).human(text(measured)).quiet(quiet);
-    for note in &measured.notes {
-        outcome = outcome.hint(format!("note: {note}"));
-    }
-    outcome.hint("hint: give --tasks DIR, and rollouts choose, begun in this order")
+    let outcome = Outcome::new(&document).human(text(measured)).quiet(quiet);
+    outcome
+        .notes(&measured.notes)
+        .hint("hint: give --tasks DIR, and rollouts choose, begun in this order")
 }
 
 /// Returns what a choice by rollouts says about the order of its queue.

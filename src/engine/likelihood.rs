@@ -12,7 +12,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::backend::Backend;
-use super::chat::{Message, Role};
+use super::chat::{CancelFlag, Message, Role};
 use super::logprobs::logprobs_where;
 use super::model::Model;
 use super::template::{ChatTemplate, Ending, TemplateError, template_message};
@@ -126,7 +126,14 @@ pub fn forced(
             let why = format!("message {} is told otherwise once it is answered", index);
             return Err(TemplateError::Render(why).into());
         }
-        let start = common_prefix(&prompt, &whole).max(told.len());
+        let same = common_prefix(&prompt, &whole);
+        let start = if same == prompt.len() || same <= told.len() {
+            same.max(told.len())
+        } else {
+            // The prompt opens the turn otherwise than the reply does, with `<think>` for
+            // `<tool_call>` say: the reply begins at a token, not at the first letter that differs.
+            told.len() + tokens.border(&whole[told.len()..], same - told.len())?
+        };
         let reply = up_to_stop(&whole[start..], &stops);
         let goes_on = layouts.last().and_then(|layout| layout.rest(&whole[..start]));
         match goes_on {
@@ -196,11 +203,15 @@ fn common_prefix(a: &str, b: &str) -> usize {
     (0..=same).rev().find(|at| b.is_char_boundary(*at)).unwrap_or(0)
 }
 
-/// Returns the sum of `-ln p` over the replies' tokens. Sums in f64.
-pub fn negative_log_likelihood<B: Backend>(model: &Model<B>, sequence: &Sequence) -> f64 {
+/// Returns the sum of `-ln p` over the replies' tokens, `None` if cancelled. Sums in f64.
+pub fn negative_log_likelihood<B: Backend>(
+    model: &Model<B>,
+    sequence: &Sequence,
+    cancel: &CancelFlag,
+) -> Option<f64> {
     let scored = |at: usize| sequence.replies.iter().any(|reply| reply.contains(&at));
-    let values = logprobs_where(model, &sequence.ids, scored);
-    -values.into_iter().map(f64::from).sum::<f64>()
+    let values = logprobs_where(model, &sequence.ids, scored, cancel)?;
+    Some(-values.into_iter().map(f64::from).sum::<f64>())
 }
 
 #[cfg(test)]

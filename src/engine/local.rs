@@ -84,6 +84,17 @@ pub fn load_tokens(checkpoint: &Checkpoint) -> Result<(Tokens, SpeechFiles)> {
     Ok((tokens, files))
 }
 
+/// Reads the chat template of a checkpoint and tries it out; also tells how it writes tool calls.
+///
+/// # Errors
+/// No template, or one that cannot be used.
+pub fn load_template(files: &SpeechFiles, now: Zoned) -> Result<(ChatTemplate, ToolFormat)> {
+    let source = files.template().ok_or(TemplateError::Missing)?;
+    let template = ChatTemplate::new(&source, now)?;
+    template.try_out()?;
+    Ok((template, ToolFormat::of_template(&source)))
+}
+
 impl LocalModel {
     /// Loads a checkpoint and starts its thread. `name` is for records.
     ///
@@ -91,9 +102,7 @@ impl LocalModel {
     /// No such device; weights, tokenizer or template missing or unreadable.
     pub fn load(checkpoint: &Checkpoint, name: &str, options: &LocalOptions) -> Result<Self> {
         let (tokens, files) = load_tokens(checkpoint)?;
-        let source = files.template().ok_or(TemplateError::Missing)?;
-        let template = ChatTemplate::new(&source, options.now.clone())?;
-        template.try_out()?;
+        let (template, format) = load_template(&files, options.now.clone())?;
         let model = load_model(checkpoint, options.device, options.precision)?;
         let mut limits = options.limits;
         limits.context = limits.context.min(model.config().max_position_embeddings as usize);
@@ -103,7 +112,7 @@ impl LocalModel {
         Ok(Self {
             name: name.to_owned(),
             tokens,
-            format: ToolFormat::of_template(&source),
+            format,
             template,
             context: limits.context,
             jobs: Some(jobs),

@@ -1,6 +1,7 @@
 //! Log-probabilities of given tokens: the fingerprint of a model, and its likelihood of a text.
 
 use super::backend::{Backend, Batch, Segment};
+use super::chat::CancelFlag;
 use super::model::{Model, Workspace};
 
 /// Tokens a forward pass.
@@ -10,8 +11,14 @@ const PIECE: usize = 512;
 ///
 /// Ids are within the vocabulary; the caller has checked. f32 throughout, sums of the softmax in
 /// chunks of the vocabulary.
-pub fn logprobs<B: Backend>(model: &Model<B>, ids: &[u32]) -> Vec<f32> {
-    logprobs_where(model, ids, |_| true)
+///
+/// `None` if cancelled, which takes as long as 512 tokens.
+pub fn logprobs<B: Backend>(
+    model: &Model<B>,
+    ids: &[u32],
+    cancel: &CancelFlag,
+) -> Option<Vec<f32>> {
+    logprobs_where(model, ids, |_| true, cancel)
 }
 
 /// As [`logprobs`], of the places in `ids` that `wanted` holds of alone: the others cost no head.
@@ -19,12 +26,16 @@ pub fn logprobs_where<B: Backend>(
     model: &Model<B>,
     ids: &[u32],
     wanted: impl Fn(usize) -> bool,
-) -> Vec<f32> {
+    cancel: &CancelFlag,
+) -> Option<Vec<f32>> {
     let (mut cache, mut workspace) = (model.cache(), Workspace::default());
     let mut out = Vec::new();
     // The last id predicts nothing that is asked for.
     let context = &ids[..ids.len().saturating_sub(1)];
     for (index, piece) in context.chunks(PIECE).enumerate() {
+        if cancel.is_cancelled() {
+            return None;
+        }
         let position = index * PIECE;
         let segments = vec![Segment { offset: 0, len: piece.len(), position }];
         let mut batch = Batch { segments, caches: vec![&mut cache] };
@@ -37,5 +48,5 @@ pub fn logprobs_where<B: Backend>(
             out.extend(model.logprobs(&workspace, &targets));
         }
     }
-    out
+    Some(out)
 }

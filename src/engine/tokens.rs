@@ -146,6 +146,19 @@ impl Tokens {
         Ok(ids)
     }
 
+    /// Returns the end of the last token of `text` that ends at or before `at`, both in bytes.
+    ///
+    /// # Errors
+    /// [`TokensError::Tokenizer`].
+    pub fn border(&self, text: &str, at: usize) -> Result<usize, TokensError> {
+        let encoding = self
+            .tokenizer
+            .encode(text, false)
+            .map_err(|e| TokensError::Tokenizer(e.to_string()))?;
+        let ends = encoding.get_offsets().iter().map(|(_, end)| *end);
+        Ok(ends.filter(|end| *end <= at && text.is_char_boundary(*end)).max().unwrap_or(0))
+    }
+
     /// Returns the text of ids, special tokens spelled out.
     ///
     /// # Errors
