@@ -99,10 +99,26 @@ impl Endpoint {
         match status {
             200 => self.read_reply(&text).map_err(Failure::Final),
             408 | 409 | 429 | 500..=599 => {
-                Err(Failure::Again { reason: describe(status, &text), after })
+                Err(Failure::Again { reason: self.describe(status, &text), after })
             }
             _ => Err(Failure::Final(self.refusal(status, &text))),
         }
+    }
+
+    fn describe(&self, status: u16, text: &str) -> String {
+        let parsed: Value = serde_json::from_str(text).unwrap_or_default();
+        let message = parsed.pointer("/error/message").or_else(|| parsed.get("message"));
+        let message = message.and_then(Value::as_str).unwrap_or(text);
+        format!("HTTP {status}: {}", self.quote(message))
+    }
+
+    /// Returns the begin of what the server said. It may say our key back to us, and what it says
+    /// goes into logs and records.
+    fn quote(&self, text: &str) -> String {
+        let key = self.options.api_key.as_deref().filter(|key| !key.is_empty());
+        let text = key.map_or_else(|| text.to_owned(), |key| text.replace(key, "[key]"));
+        let short: String = text.trim().chars().take(200).collect();
+        crate::name::escape(&short)
     }
 
     fn refusal(&self, status: u16, text: &str) -> ChatError {
@@ -110,7 +126,7 @@ impl Endpoint {
             return ChatError::ContextWindow { tokens, limit };
         }
         let auth = if matches!(status, 401 | 403) { Auth::Refused } else { Auth::NotTheCause };
-        self.failed(describe(status, text), auth)
+        self.failed(self.describe(status, text), auth)
     }
 
     /// Reads the body of an answer.
@@ -119,7 +135,7 @@ impl Endpoint {
     /// [`ChatError::Endpoint`]: it is not a chat completion.
     pub fn read_reply(&self, text: &str) -> Result<ChatReply, ChatError> {
         let bad = |what: &str| {
-            let shown = shorten(text);
+            let shown = self.quote(text);
             self.failed(format!("the answer has no {what}: {shown}"), Auth::NotTheCause)
         };
         let reply: Value = serde_json::from_str(text).map_err(|_| bad("JSON"))?;
@@ -253,18 +269,6 @@ fn is_version(segment: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-fn describe(status: u16, text: &str) -> String {
-    let parsed: Value = serde_json::from_str(text).unwrap_or_default();
-    let message = parsed.pointer("/error/message").or_else(|| parsed.get("message"));
-    let message = message.and_then(Value::as_str).unwrap_or(text);
-    format!("HTTP {status}: {}", shorten(message))
-}
-
-fn shorten(text: &str) -> String {
-    let short: String = text.trim().chars().take(200).collect();
-    crate::name::escape(&short)
-}
-
 /// Takes user and password out of an address.
 fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -367,19 +371,23 @@ mod tests {
         let overflow = r#"{"error":{"code":400,"type":"exceed_context_size_error","message":
             "the request exceeds the available context size","n_prompt_tokens":9,"n_ctx":8}}"#;
         let answers = vec![
-            http("401 No", "", r#"{"error":{"message":"bad key"}}"#),
+            http("401 No", "", r#"{"error":{"message":"bad key secret given"}}"#),
             http("400 Bad", "", overflow),
             http("404 No", "", "no such model"),
+            http("200 OK", "", "you are secret"),
+            http("422 No", "", &format!("{}secret", "x".repeat(197))),
         ];
         let (url, server) = serve(answers);
         let client = endpoint(&url);
-        let errors = [(); 3].map(|()| client.chat(&request()).expect_err("refused"));
+        let errors = [(); 5].map(|()| client.chat(&request()).expect_err("refused"));
         assert!(matches!(errors[0], ChatError::Endpoint { auth: Auth::Refused, .. }));
         assert!(matches!(errors[1], ChatError::ContextWindow { tokens: 9, limit: 8 }));
         assert!(matches!(errors[2], ChatError::Endpoint { auth: Auth::NotTheCause, .. }));
         for error in &errors {
-            assert!(!error.to_string().contains("pass"), "{error}");
+            let text = error.to_string();
+            assert!(!text.contains("pass") && !text.contains("sec"), "{text}");
         }
+        assert!(errors[0].to_string().ends_with("HTTP 401: bad key [key] given"), "{}", errors[0]);
         assert!(!format!("{:?}", client.options).contains("secret"));
         server.join().expect("served");
     }

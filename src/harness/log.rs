@@ -2,7 +2,8 @@
 //! level, added to by a run that goes on.
 //!
 //! They tell a reader what happened; nothing reads them back. No command, variable or reply of a
-//! model goes into them, so that no secret does.
+//! model goes into them, so that no secret does; of a server's words on a failure the key is taken
+//! out where they are read.
 
 use std::fs::File;
 use std::io::Write as _;
