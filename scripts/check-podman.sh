@@ -80,9 +80,18 @@ score() { # AGENT EXPECTED TASK...
 }
 score oracle 1 "$@"
 score nop 0 "$@"
+# Whoever leaves something in the tests' way fails; the machine does not.
+barrier=$work/tasks/barrier
+install -d ${PODMAN_AS:+-o "$PODMAN_AS"} "$work/tasks"
+cp -r "fixtures/tasks/$1" "$barrier"
+echo 'rm -r /logs; touch /logs' >>"$barrier/solution/solve.sh"
+chmod -R a+rX "$work/tasks"
+"${as[@]}" "$TMAX_CKPT" score --agent oracle --sandbox podman --tasks "$work/tasks" \
+  -o "$work/jobs/barrier" --no-config
+grep -h 'No reward: RewardFileNotFoundError: the tests could not be run' "$work"/jobs/barrier/*/trial.log
 left=$("${as[@]}" podman ps --all --quiet)
 if [ -n "$left" ]; then
   echo "error: containers are left: $left" >&2
   exit 1
 fi
-echo "podman: $# tasks, oracle 1 and nop 0 on each, nothing left"
+echo "podman: $# tasks, oracle 1 and nop 0 on each, a barrier is no verdict, nothing left"

@@ -249,6 +249,18 @@ fn failures_of_model_time_tests_and_machine_are_told_apart() {
             ],
         ),
         scripted("broken", vec![Say::Fail]),
+        scripted(
+            "messy",
+            vec![
+                Say::Bash("mkdir -p /tests/$(printf 'd/%.0s' {1..300}) /logs/agent/closed/in"),
+                Say::Bash("cp -r /tests /logs/verifier; chmod -R 000 /tests /logs/agent/closed"),
+                Say::Bash("echo 42 > answer; echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"),
+            ],
+        ),
+        scripted(
+            "barrier",
+            vec![Say::Bash("echo 42 > answer; rm -r /logs; touch /logs"), Say::Bash(submit)],
+        ),
     ];
     let job = Job::open(spec(dir.path(), host, &tasks, candidates)).expect("opens");
     let records = run(&job);
@@ -266,8 +278,15 @@ fn failures_of_model_time_tests_and_machine_are_told_apart() {
             ("untested", Some(0.0), Outcome::NoVerdict, Some("RewardFileNotFoundError")),
             ("forger", Some(0.0), Outcome::NoVerdict, Some("RewardFileNotFoundError")),
             ("broken", None, Outcome::Infrastructure, Some("ModelInfrastructureError")),
+            ("messy", Some(1.0), Outcome::Scored, None),
+            ("barrier", Some(0.0), Outcome::NoVerdict, Some("RewardFileNotFoundError")),
         ]
     );
+    let log = job.spec().dir.join(&records[8].trial).join("trial.log");
+    let log = std::fs::read_to_string(log).expect("reads");
+    let words = "No reward: RewardFileNotFoundError: the tests could not be run: what ran in the \
+                 sandbox is in the way of /logs/verifier: Not a directory";
+    assert!(log.contains(words), "{log}");
     assert_eq!(records[2].format_errors, Some(64));
     let summary = import::summarise(&records);
     let broken = summary.iter().find(|s| s.step == "o/n@broken").expect("is there");

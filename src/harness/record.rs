@@ -18,7 +18,8 @@ pub enum Outcome {
     Scored,
     /// The agent ran out of time; a reward counts if the tests gave one, else it is zero.
     AgentTimeout,
-    /// The tests ran and gave no reward: counted as zero, as Harbor does.
+    /// The tests gave no reward, or what the agent left kept them from running: counted as zero,
+    /// as Harbor does.
     NoVerdict,
     /// Something of ours or the machine's failed: no score, to be run again.
     Infrastructure,

@@ -154,8 +154,8 @@ fn phases(
             account.rewards = Some(rewards);
         }
         Err(failure) => {
-            log.say(&format!("No reward: {}", failure.exception_type()))?;
-            note_failure(account, failure);
+            log.say(&format!("No reward: {}: {}", failure.exception_type(), failure.message()))?;
+            note_failure(account, &failure);
         }
     }
     Ok(stopped?)
@@ -224,11 +224,9 @@ fn sampling_seed(job: &Job, trial: Trial) -> String {
     }
 }
 
-fn note_failure(account: &mut Account, failure: Failure) {
+fn note_failure(account: &mut Account, failure: &Failure) {
     // Harbor keeps the first exception, and a time-out of the agent comes before.
-    account.exception.get_or_insert_with(|| {
-        (failure.exception_type().into(), "the tests gave no reward".into())
-    });
+    account.exception.get_or_insert_with(|| (failure.exception_type().into(), failure.message()));
 }
 
 fn note_phase(account: &mut Account, phase: &str, began: Timestamp, ended: Timestamp) {

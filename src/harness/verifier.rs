@@ -7,11 +7,13 @@ use serde_json::{Map, Value};
 
 use super::error::Result;
 use super::task::Task;
-use crate::sandbox::{ExecRequest, Sandbox};
+use crate::sandbox::{Error as SandboxError, ExecRequest, Sandbox};
 
-/// Why there is no reward although the tests were run. The names are Harbor's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why there is no reward although the agent has ended. The names are Harbor's.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
+    /// They could not be put into the sandbox for what the agent left there: with the reason.
+    Obstructed(String),
     /// The tests ran out of time.
     Timeout,
     /// They wrote neither reward file.
@@ -25,12 +27,21 @@ pub enum Failure {
 impl Failure {
     /// Returns Harbor's name of the exception.
     #[must_use]
-    pub fn exception_type(self) -> &'static str {
+    pub fn exception_type(&self) -> &'static str {
         match self {
             Self::Timeout => "VerifierTimeoutError",
-            Self::NotFound => "RewardFileNotFoundError",
+            Self::Obstructed(_) | Self::NotFound => "RewardFileNotFoundError",
             Self::Empty => "RewardFileEmptyError",
             Self::NotANumber => "VerifierOutputParseError",
+        }
+    }
+
+    /// Returns what a record says of it.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::Obstructed(reason) => format!("the tests could not be run: {reason}"),
+            _ => "the tests gave no reward".into(),
         }
     }
 }
@@ -48,8 +59,14 @@ pub fn verify(
     trial_dir: &Path,
 ) -> Result<Result<Rewards, Failure>> {
     // What stands there now was put there by the agent.
-    sandbox.empty_dir("/logs/verifier")?;
-    sandbox.copy_in(&task.dir.join("tests"), "/tests")?;
+    let cleared = sandbox.empty_dir("/logs/verifier");
+    match cleared.and_then(|()| sandbox.copy_in(&task.dir.join("tests"), "/tests")) {
+        // Else who fails could see to it that the trial does not count.
+        Err(error @ SandboxError::InTheWay { .. }) => {
+            return Ok(Err(Failure::Obstructed(error.to_string())));
+        }
+        other => other?,
+    }
     let script = "chmod +x /tests/test.sh && /tests/test.sh > /logs/verifier/test-stdout.txt 2>&1";
     let mut request = ExecRequest::new(script, task.verifier_timeout);
     request.env.clone_from(&task.verifier_env);

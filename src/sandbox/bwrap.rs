@@ -16,6 +16,7 @@ use super::copy::Root;
 use super::error::{Error, Result};
 use super::init::{Frame, Kind};
 use super::limits::Cgroups;
+use super::remove::remove_tree;
 use super::{
     CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, disk, fork, init, root,
     seccomp,
@@ -176,8 +177,7 @@ impl Bwrap {
         let root = Root::open(&tree).map_err(Error::io("open the sandbox's root"))?;
         let outside = check_ours(&spec.workdir).is_ok();
         if outside {
-            root.make_dirs(&spec.workdir)
-                .map_err(Error::io(format!("make the folder {}", spec.workdir)))?;
+            root.make_dirs(&spec.workdir).map_err(|fault| fault.into_error(&spec.workdir))?;
         }
         let name = format!("{}{}-{}", super::limits::PREFIX, std::process::id(), serial());
         let cgroups = Cgroups::create(&name, &spec.limits);
@@ -426,18 +426,24 @@ impl Sandbox for Bwrap {
 
     fn copy_in(&mut self, from: &Path, to: &str) -> Result<()> {
         check_ours(to)?;
-        self.root.copy_in(from, to).map_err(|e| Error::copy_in(from, e))
+        self.root.copy_in(from, to).map_err(|fault| fault.into_error(to))
     }
 
     fn copy_out(&mut self, from: &str, to: &Path) -> Result<()> {
         check_ours(from)?;
-        self.root.copy_out(from, to).map_err(|e| Error::copy_out(Path::new(from), e))?;
+        let unread = self.root.copy_out(from, to).map_err(|fault| fault.into_error(from))?;
+        if unread > 0 {
+            let entries = crate::units::plural(unread, "entry");
+            self.report
+                .notes
+                .push(format!("{entries} of {from} cannot be read, and were left out"));
+        }
         Ok(())
     }
 
     fn empty_dir(&mut self, path: &str) -> Result<()> {
         check_ours(path)?;
-        self.root.empty_dir(path).map_err(|e| Error::copy_in(Path::new(path), e))
+        self.root.empty_dir(path).map_err(|fault| fault.into_error(path))
     }
 
     fn report(&self) -> &Report {
@@ -467,7 +473,7 @@ impl Bwrap {
         self.child.wait().map_err(Error::io("end the sandbox"))?;
         self.wait_dead();
         self.cgroups.remove()?;
-        root::remove(&self.spec.scratch)
+        remove_tree(&self.spec.scratch)
     }
 
     /// Waits until process 1 has closed its socket, which it does when it is dead.
@@ -655,7 +661,7 @@ fn check_ours(path: &str) -> Result<()> {
 /// # Errors
 /// When files remain.
 pub fn remove_scratch(scratch: &Path) -> Result<()> {
-    root::remove(scratch)
+    remove_tree(scratch)
 }
 
 /// Quotes a word for the shell.

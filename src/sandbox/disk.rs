@@ -5,15 +5,16 @@
 //! file is limited by a resource limit instead. What goes or moves while it is looked for counts
 //! at the next look; what cannot be measured for another reason is an error, never nothing.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat};
 use rustix::io::Errno;
+
+use super::folder;
 
 /// Between two looks at a command that runs, at least.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
@@ -21,6 +22,8 @@ pub(super) const EVERY: Duration = Duration::from_secs(2);
 const SHARE: u32 = 20;
 /// No sane tree is deeper; what hides below counts as too much.
 const DEPTH_MAX: usize = 256;
+/// What an entry counts for at least.
+const ENTRY_BYTES_MIN: u64 = 1 << 10;
 /// Over the limit, what makes room may write this much: a shell's notes, a test's log.
 const ROOM: u64 = 1 << 20;
 
@@ -83,30 +86,10 @@ struct Place {
     depth: usize,
 }
 
-/// A folder open for reading.
-struct Folder {
-    fd: OwnedFd,
-    /// The mode to give back, if it had to be changed.
-    mode: Option<Mode>,
-}
+/// A folder open for reading; it gets its mode back.
+struct Folder(folder::Opened);
 
 impl Folder {
-    /// Opens a folder, no link followed. Its owner can take the right to list it away and still
-    /// fill it: the right is taken back for as long as the folder is open.
-    fn open(at: impl AsFd, name: &CStr) -> io::Result<Self> {
-        let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(at, name, place, Mode::empty())?;
-        let mode = Mode::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
-        let wanted = mode | Mode::RUSR | Mode::XUSR;
-        if mode != wanted {
-            let link = format!("/proc/self/fd/{}", place.as_raw_fd());
-            rustix::fs::chmod(link, wanted)?;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&place, c".", flags, Mode::empty())?;
-        Ok(Self { fd, mode: (mode != wanted).then_some(mode) })
-    }
-
     /// Opens a folder by its names, one after another.
     fn below(root: &Path, place: Option<&Place>) -> io::Result<Self> {
         let mut names = Vec::new();
@@ -116,9 +99,10 @@ impl Folder {
             next = place.parent.as_deref();
         }
         let root = CString::new(root.as_os_str().as_encoded_bytes())?;
-        let mut folder = Self::open(CWD, &root)?;
+        let listed = Mode::RUSR | Mode::XUSR;
+        let mut folder = Self(folder::open(CWD, &root, listed)?);
         for name in names.into_iter().rev() {
-            folder = Self::open(&folder.fd, name)?;
+            folder = Self(folder::open(&folder.0.fd, name, listed)?);
         }
         Ok(folder)
     }
@@ -126,9 +110,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Some(mode) = self.mode {
+        if let Some(mode) = self.0.mode {
             // What fails leaves the folder readable, which is safe.
-            let _ = rustix::fs::fchmod(&self.fd, mode);
+            let _ = rustix::fs::fchmod(&self.0.fd, mode);
         }
     }
 }
@@ -140,20 +124,17 @@ fn measure(root: &Path) -> io::Result<Measure> {
     while let Some(place) = open.pop() {
         let Some(folder) = unless_gone(Folder::below(root, place.as_deref()))? else { continue };
         let depth = 1 + place.as_ref().map_or(0, |place| place.depth);
-        for entry in Dir::read_from(&folder.fd)? {
-            let Some(entry) = unless_gone(entry.map_err(io::Error::from))? else { break };
-            let name = entry.file_name();
-            if [b".".as_slice(), b".."].contains(&name.to_bytes()) {
-                continue;
-            }
-            let stat = rustix::fs::statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+        // One at a time: there may be more names than there is memory.
+        for name in folder::names(&folder.0.fd)? {
+            let Some(name) = unless_gone(name.map_err(io::Error::from))? else { break };
+            let stat = rustix::fs::statat(&folder.0.fd, &name, AtFlags::SYMLINK_NOFOLLOW);
             let Some(stat) = unless_gone(stat.map_err(io::Error::from))? else { continue };
             sum = sum.saturating_add(taken(&stat));
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                 if depth > DEPTH_MAX {
                     return Ok(Measure::TooDeep);
                 }
-                let (parent, name) = (place.clone(), name.to_owned());
+                let parent = place.clone();
                 open.push(Some(Rc::new(Place { parent, name, depth })));
             }
         }
@@ -161,16 +142,17 @@ fn measure(root: &Path) -> io::Result<Measure> {
     Ok(Measure::Bytes(sum))
 }
 
-/// Returns what an entry takes on disk.
+/// Returns what an entry takes on disk. An empty one takes a place in a table that is finite, too.
 fn taken(stat: &Stat) -> u64 {
     #[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
     let (blocks, links) = (stat.st_blocks as u64, stat.st_nlink as u64);
     let bytes = blocks.saturating_mul(512);
     // A folder's links are its subfolders.
-    match FileType::from_raw_mode(stat.st_mode) {
+    let own = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => bytes,
         _ => bytes / links.max(1),
-    }
+    };
+    own.max(ENTRY_BYTES_MIN)
 }
 
 /// What goes while it is looked for is the sandbox's own doing.
@@ -215,6 +197,15 @@ mod tests {
         let mut watch = Watch::new(dir.path(), Some(90_000));
         assert_eq!(watch.look_if_due().expect("looks"), None, "not yet");
         assert_eq!(Watch::new(dir.path(), None).look().expect("looks"), None);
+    }
+
+    #[test]
+    fn empty_files_are_not_free() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        for at in 0..1000 {
+            std::fs::File::create(dir.path().join(at.to_string())).expect("creates");
+        }
+        assert!(over(dir.path(), 1_000_000) && !over(dir.path(), 1_200_000));
     }
 
     /// The owner of a folder can write into it by name and forbid everybody to list it.

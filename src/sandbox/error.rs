@@ -1,7 +1,5 @@
 //! What can go wrong with a sandbox, and the remedy.
 
-use std::path::{Path, PathBuf};
-
 use crate::error::{Diagnose, Kind};
 use crate::fsio;
 
@@ -29,13 +27,20 @@ pub enum Error {
         /// What is known.
         reason: String,
     },
-    /// A file could not be copied in or out.
-    #[error("cannot copy {} {direction} the sandbox: {reason}", path.display())]
+    /// A copy failed for the machine's reasons.
+    #[error("cannot copy between this machine and {path} in the sandbox: {reason}")]
     Copy {
-        /// The path on the host or in the sandbox.
-        path: PathBuf,
-        /// `into` or `out of`.
-        direction: &'static str,
+        /// The path inside.
+        path: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// What ran in the sandbox left something where a file is to go. After the agent's work this
+    /// is the agent's doing, and no failure of the machine.
+    #[error("what ran in the sandbox is in the way of {path}: {reason}")]
+    InTheWay {
+        /// The path inside.
+        path: String,
         /// What was wrong.
         reason: String,
     },
@@ -73,14 +78,6 @@ impl Error {
         let action = action.into();
         move |source| Self::Io { action, source: source.into() }
     }
-
-    pub(super) fn copy_in(path: &Path, reason: impl ToString) -> Self {
-        Self::Copy { path: path.to_owned(), direction: "into", reason: reason.to_string() }
-    }
-
-    pub(super) fn copy_out(path: &Path, reason: impl ToString) -> Self {
-        Self::Copy { path: path.to_owned(), direction: "out of", reason: reason.to_string() }
-    }
 }
 
 impl Diagnose for Error {
@@ -98,6 +95,7 @@ impl Diagnose for Error {
             Self::Missing { .. } => "sandbox_missing",
             Self::Start { .. } => "sandbox_start",
             Self::Died { .. } => "sandbox_died",
+            Self::InTheWay { .. } => "sandbox_obstructed",
             Self::Unsupported { .. } => "sandbox_unsupported",
             _ => self.kind().id(),
         }
@@ -117,6 +115,9 @@ impl Diagnose for Error {
             Self::Unsupported { remedy, .. } => vec![remedy.clone()],
             Self::Io { source, .. } if fsio::is_full(source) => {
                 vec!["free some space and run the same command again".into()]
+            }
+            Self::InTheWay { .. } => {
+                vec!["look at what the task's Dockerfile puts there".into()]
             }
             Self::Copy { .. } | Self::Io { .. } => {
                 vec!["`tmax-ckpt doctor` checks the sandboxes".into()]

@@ -9,12 +9,14 @@ pub mod check;
 mod copy;
 mod disk;
 pub mod error;
+mod folder;
 mod fork;
 pub mod init;
 pub mod limits;
 pub mod output;
 mod pipes;
 pub mod podman;
+mod remove;
 mod root;
 pub mod seccomp;
 
@@ -86,20 +88,21 @@ pub trait Sandbox: Send {
     /// Copies a file or folder of the host to `to`, which is replaced.
     ///
     /// # Errors
-    /// [`Error::Copy`] and what the system says.
+    /// [`Error::InTheWay`], and what the system says.
     fn copy_in(&mut self, from: &Path, to: &str) -> Result<()>;
 
     /// Copies the file or folder `from` to `to` on the host. Symbolic links are never followed
-    /// out of the sandbox. Does nothing if `from` does not exist.
+    /// out of the sandbox. Does nothing if `from` does not exist; what cannot be read is left out
+    /// and noted in the report.
     ///
     /// # Errors
-    /// [`Error::Copy`] and what the system says.
+    /// What the system says.
     fn copy_out(&mut self, from: &str, to: &Path) -> Result<()>;
 
     /// Makes `path` an empty folder, whatever it was.
     ///
     /// # Errors
-    /// What the system says.
+    /// [`Error::InTheWay`], and what the system says.
     fn empty_dir(&mut self, path: &str) -> Result<()>;
 
     /// Returns how it was set up.

@@ -14,6 +14,7 @@ use rustix::process::Resource;
 use super::bwrap::quote;
 use super::error::{Error, Result};
 use super::limits::Enforced;
+use super::remove::remove_tree;
 use super::{CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, root};
 
 /// Where a container's files come from.
@@ -127,7 +128,7 @@ impl Host {
         if done.exit_code != 0 {
             return Err(start_error(&done));
         }
-        root::remove(&tree)
+        remove_tree(&tree)
     }
 
     /// Returns what enforces the default limits.
@@ -212,6 +213,26 @@ impl Podman {
         Ok(())
     }
 
+    /// Makes room at a path inside with the container's own programs.
+    fn clear(&mut self, path: &str, script: &str) -> Result<()> {
+        let done = self.exec_at_root(script.to_owned())?;
+        if done.exit_code == 0 { Ok(()) } else { Err(self.copy_failed(path, &done)?) }
+    }
+
+    /// Tells whose fault it is that a copy failed: a full disk is the machine's, and so is a
+    /// container that has ended; else it is what was left inside.
+    fn copy_failed(&self, path: &str, done: &ExecOutput) -> Result<Error> {
+        let reason = done.stderr.text().trim().to_owned();
+        let lower = reason.to_lowercase();
+        if ["no space left", "quota exceeded"].iter().any(|words| lower.contains(words)) {
+            return Ok(Error::Copy { path: path.into(), reason });
+        }
+        if !self.is_running()? {
+            return Ok(Error::Died { reason });
+        }
+        Ok(Error::InTheWay { path: path.to_owned(), reason })
+    }
+
     /// Runs where a folder is whatever a task did to the others.
     fn exec_at_root(&mut self, script: String) -> Result<ExecOutput> {
         let request = ExecRequest::new(script, Duration::from_secs(60));
@@ -260,13 +281,11 @@ impl Sandbox for Podman {
 
     fn copy_in(&mut self, from: &Path, to: &str) -> Result<()> {
         let parent = to.rsplit_once('/').map_or("/", |(parent, _)| parent);
-        self.must(&format!("rm -rf {0}; mkdir -p {1}", quote(to), quote(&format!("{parent}/"))))?;
+        let parent = quote(&format!("{parent}/"));
+        self.clear(to, &format!("rm -rf {}; mkdir -p {parent}", quote(to)))?;
         let source = from.to_string_lossy();
         let done = self.podman_cp(&source, &format!("{}:{to}", self.id))?;
-        if done.exit_code != 0 {
-            return Err(Error::copy_in(from, done.stderr.text().trim()));
-        }
-        Ok(())
+        if done.exit_code == 0 { Ok(()) } else { Err(self.copy_failed(to, &done)?) }
     }
 
     fn copy_out(&mut self, from: &str, to: &Path) -> Result<()> {
@@ -276,17 +295,23 @@ impl Sandbox for Podman {
         }
         if to.is_dir() {
             // Podman would copy into an existing folder, not over it.
-            std::fs::remove_dir_all(to).map_err(|e| Error::copy_out(to, e))?;
+            std::fs::remove_dir_all(to).map_err(crate::fsio::Error::io("remove", to))?;
         }
         let done = self.podman_cp(&format!("{}:{from}", self.id), &to.to_string_lossy())?;
-        if done.exit_code != 0 {
-            return Err(Error::copy_out(Path::new(from), done.stderr.text().trim()));
+        match done.exit_code {
+            0 => Ok(()),
+            _ => match self.copy_failed(from, &done)? {
+                Error::InTheWay { reason, .. } => {
+                    self.report.notes.push(format!("{from} was left out: {reason}"));
+                    Ok(())
+                }
+                error => Err(error),
+            },
         }
-        Ok(())
     }
 
     fn empty_dir(&mut self, path: &str) -> Result<()> {
-        self.must(&format!("rm -rf {0}; mkdir -p {0}; chmod 777 {0}", quote(path)))
+        self.clear(path, &format!("rm -rf {0}; mkdir -p {0}; chmod 777 {0}", quote(path)))
     }
 
     fn report(&self) -> &Report {

@@ -111,29 +111,3 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     std::fs::File::options().write(true).create_new(true).open(path)?.write_all(bytes)
 }
-
-/// Removes a tree in which what ran may have taken permissions away.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    if let Err(error) = std::fs::remove_dir_all(path) {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            return Ok(());
-        }
-        open_up(path, 0);
-        std::fs::remove_dir_all(path)
-            .map_err(Error::io(format!("remove the sandbox's files at {}", path.display())))?;
-    }
-    Ok(())
-}
-
-fn open_up(dir: &Path, depth: usize) {
-    // What cannot be opened fails the removal, which reports it.
-    let _ = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
-    if depth > 256 {
-        return;
-    }
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path(), depth + 1);
-        }
-    }
-}
