@@ -24,8 +24,8 @@ use super::{
 
 /// Joins the control groups, mounts the overlays, then becomes bwrap, which has the filter of
 /// system calls as descriptor 9. The kernel lets a process into a group only after a grace
-/// period of some milliseconds, in which the mounts are made. Arguments: the filter's file or nothing, number of join
-/// files, the files, number of overlays, for each its lower folder and its own folder (with
+/// period of some milliseconds, in which the mounts are made. Arguments: the filter's file or
+/// nothing, number of join files, the files, number of overlays, for each its lower folder and its own folder (with
 /// `upper`, `work`, `merged`), extra mount options, then bwrap's command line.
 const LAUNCH: &str = r#"set -e
 [ -z "$1" ] || exec 9< "$1"; shift
@@ -253,7 +253,7 @@ impl Bwrap {
         self.command += 1;
         let mut run = Running::new(self.spec.limits.output_bytes);
         // What earlier commands left behind went on writing.
-        let over = self.disk.look();
+        let over = self.disk.look_between();
         self.enforce_disk(over, Some(&mut run))?;
         self.send(Kind::Run, &json)?;
         let deadline = Instant::now() + request.timeout;
@@ -272,7 +272,7 @@ impl Bwrap {
             let left = drained.saturating_duration_since(Instant::now());
             self.hear(&mut run, left.max(Duration::from_millis(1)))?;
         }
-        let over = self.disk.look();
+        let over = self.disk.look_between();
         self.enforce_disk(over, Some(&mut run))?;
         self.send(Kind::Forget, b"")?;
         let timed_out = run.stage != Stage::Running;
@@ -280,8 +280,8 @@ impl Bwrap {
         Ok(ExecOutput { stdout: run.stdout, stderr: run.stderr, exit_code, timed_out })
     }
 
-    /// Waits for one frame of the running command; returns whether there was one.
-    fn hear(&mut self, run: &mut Running, wait: Duration) -> Result<bool> {
+    /// Waits for one frame of the running command.
+    fn hear(&mut self, run: &mut Running, wait: Duration) -> Result<()> {
         let frame = match self.link.receive(wait) {
             Ok(frame) => frame,
             Err(error) => {
@@ -289,11 +289,10 @@ impl Bwrap {
                 return Err(Error::Died { reason });
             }
         };
-        let Some(frame) = frame else { return Ok(false) };
-        if frame.command == self.command {
+        if let Some(frame) = frame.filter(|frame| frame.command == self.command) {
             run.take(&frame);
         }
-        Ok(true)
+        Ok(())
     }
 
     fn escalate(&mut self, run: &mut Running, deadline: Instant) -> Result<()> {

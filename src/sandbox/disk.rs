@@ -20,6 +20,10 @@ use super::folder;
 pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// Looking at a command that runs takes at most this part of the time.
 const SHARE: u32 = 20;
+/// A look that is shorter than this is quick.
+const QUICK: Duration = Duration::from_millis(200);
+/// So often a look begins anew when what runs closes the folders meanwhile.
+const TRIES: usize = 5;
 /// No sane tree is deeper; what hides below counts as too much.
 const DEPTH_MAX: usize = 256;
 /// What an entry counts for at least.
@@ -36,6 +40,8 @@ pub(super) struct Watch {
     /// they take.
     allowed: u64,
     next: Instant,
+    /// How long the last look took.
+    took: Duration,
 }
 
 /// What a folder holds.
@@ -43,12 +49,15 @@ pub(super) struct Watch {
 enum Measure {
     Bytes(u64),
     TooDeep,
+    /// What runs takes the right to look away whenever it is given back.
+    Closed,
 }
 
 impl Watch {
     pub fn new(folder: &Path, limit_bytes: Option<u64>) -> Self {
         let allowed = limit_bytes.unwrap_or(u64::MAX);
-        Self { folder: folder.to_owned(), limit_bytes, allowed, next: Instant::now() + EVERY }
+        let (next, took) = (Instant::now() + EVERY, Duration::ZERO);
+        Self { folder: folder.to_owned(), limit_bytes, allowed, next, took }
     }
 
     /// Looks if it is time to; returns as [`Watch::look`].
@@ -56,15 +65,28 @@ impl Watch {
         if Instant::now() < self.next { Ok(None) } else { self.look() }
     }
 
+    /// Looks between two commands: always where that is quick, else if it is time to. Looking at
+    /// many folders must not use up the time of who works on them.
+    pub fn look_between(&mut self) -> io::Result<Option<String>> {
+        if self.took < QUICK { self.look() } else { self.look_if_due() }
+    }
+
     /// Returns why what runs must be killed, if it must: the files take more than the limit. What
     /// began beyond the limit may go on as long as they do not grow, so that it can make room.
     pub fn look(&mut self) -> io::Result<Option<String>> {
         let Some(limit) = self.limit_bytes else { return Ok(None) };
         let began = Instant::now();
-        let measure = measure(&self.folder)?;
-        self.next = Instant::now() + EVERY.max(began.elapsed() * SHARE);
-        let Measure::Bytes(used) = measure else {
-            return Ok(Some(format!("folders here are more than {DEPTH_MAX} levels deep")));
+        let measure = measure_patiently(&self.folder)?;
+        self.took = began.elapsed();
+        self.next = Instant::now() + EVERY.max(self.took * SHARE);
+        let used = match measure {
+            Measure::Bytes(used) => used,
+            Measure::TooDeep => {
+                return Ok(Some(format!("folders here are more than {DEPTH_MAX} levels deep")));
+            }
+            Measure::Closed => {
+                return Ok(Some("folders here are closed as often as they are opened".into()));
+            }
         };
         let over = used > self.allowed;
         let most = used.saturating_add(ROOM);
@@ -110,11 +132,22 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Some(mode) = self.0.mode {
-            // What fails leaves the folder readable, which is safe.
-            let _ = rustix::fs::fchmod(&self.0.fd, mode);
+        let Some((before, given)) = self.0.changed else { return };
+        // Who changed it meanwhile has the last word; what fails leaves it readable, which is safe.
+        if folder::mode_of(&self.0.fd) == Ok(given) {
+            let _ = rustix::fs::fchmod(&self.0.fd, before);
         }
     }
+}
+
+fn measure_patiently(root: &Path) -> io::Result<Measure> {
+    for _ in 0..TRIES {
+        match measure(root) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => return other,
+        }
+    }
+    Ok(Measure::Closed)
 }
 
 /// Sums up the blocks of a folder and all below it, no link followed; hard links share theirs.
@@ -224,6 +257,29 @@ mod tests {
             assert_eq!(mode(&b) & 0o7777, modes.1);
         }
         set_mode(&b, 0o755);
+    }
+
+    #[test]
+    fn who_closes_folders_all_the_time_is_told_so_or_measured() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let folders: Vec<PathBuf> = (0..50).map(|at| dir.path().join(at.to_string())).collect();
+        folders.iter().for_each(|folder| write(folder.join("file"), 10_000));
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let flicker = || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for mode in [0o000, 0o700] {
+                    folders.iter().for_each(|folder| set_mode(folder, mode));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(flicker);
+            for _ in 0..50 {
+                assert!(over(dir.path(), 400_000));
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        folders.iter().for_each(|folder| set_mode(folder, 0o700));
     }
 
     #[test]

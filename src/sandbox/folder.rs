@@ -9,8 +9,8 @@ use rustix::io::Errno;
 /// An open folder.
 pub(super) struct Opened {
     pub fd: OwnedFd,
-    /// The mode that it had, if it was changed.
-    pub mode: Option<Mode>,
+    /// The mode that it had and the one that it was given, if it was changed.
+    pub changed: Option<(Mode, Mode)>,
 }
 
 /// Opens a folder for reading, no link followed. Its owner can take rights to it away from
@@ -18,15 +18,20 @@ pub(super) struct Opened {
 pub(super) fn open(at: impl AsFd, name: &CStr, needed: Mode) -> Result<Opened, Errno> {
     let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = rustix::fs::openat(at, name, place, Mode::empty())?;
-    let mode = Mode::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
-    let lacking = !mode.contains(needed);
-    if lacking {
+    let mode = mode_of(&place)?;
+    let wanted = mode | needed;
+    if mode != wanted {
         // By this way because a name could have become a link meanwhile.
-        rustix::fs::chmod(format!("/proc/self/fd/{}", place.as_raw_fd()), mode | needed)?;
+        rustix::fs::chmod(format!("/proc/self/fd/{}", place.as_raw_fd()), wanted)?;
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(&place, c".", flags, Mode::empty())?;
-    Ok(Opened { fd, mode: lacking.then_some(mode) })
+    Ok(Opened { fd, changed: (mode != wanted).then_some((mode, wanted)) })
+}
+
+/// Returns the mode of an open folder.
+pub(super) fn mode_of(folder: &OwnedFd) -> Result<Mode, Errno> {
+    Ok(Mode::from_raw_mode(rustix::fs::fstat(folder)?.st_mode))
 }
 
 /// Iterates over the names in a folder, in any order.

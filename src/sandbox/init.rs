@@ -255,9 +255,15 @@ fn spawn(shared: &Arc<Shared>, frame: &Frame) -> io::Result<Running> {
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()?;
+    let pid = Pid::from_child(&child);
     let pipes = Pipes::of(&mut child, frame.command, shared);
-    std::thread::spawn(move || pipes.pass_on(ended));
-    Ok(Running { pid: Pid::from_child(&child), end })
+    // A task may have taken the last number of a process; this one must outlive that.
+    let passing_on = std::thread::Builder::new().spawn(move || pipes.pass_on(ended));
+    if let Err(error) = passing_on {
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        return Err(error);
+    }
+    Ok(Running { pid, end })
 }
 
 fn signal(shared: &Shared, signal: Signal) {
