@@ -302,4 +302,11 @@ fn files_that_were_not_pulled_are_named() {
     let text = strip("after");
     let told = "note: 1 file of local/tiny@step_300 changed after the last check of its hashes";
     assert!(text.contains(told), "{text}");
+    // A check that finds it right is the last one then.
+    run(&["verify", "local/tiny@step_300"]);
+    assert!(!strip("checked").contains("note:"), "it is as it was when it was checked");
+    // Of what another program fetched no check is known, nor that anything changed since.
+    let records = Path::new(path.trim()).parent().and_then(Path::parent).expect("a repository");
+    std::fs::remove_dir_all(records.join(".verified")).expect("removes");
+    assert!(!strip("foreign").contains("note:"), "nobody says that it changed");
 }

@@ -42,11 +42,12 @@ pub struct Args {
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// Write plain files to this folder instead of the cache; with a list, glob or range, each
-    /// revision gets a folder in it. A folder holds one revision, and nothing in it that no pull
-    /// has written is written over
+    /// revision gets a folder in it. A folder holds one revision. What a pull has written there and
+    /// is not as it was is fetched again; what no pull has written is not written over
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     local_dir: Option<PathBuf>,
-    /// Fetch files even if they are there, and write over them
+    /// Fetch files even if they are there, and write over them; a folder of another revision is
+    /// refused all the same
     #[arg(long)]
     force_download: bool,
     /// How many connections to open at once

@@ -67,6 +67,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
         for local in resolve::resolve(text, ctx)? {
             let expected = hub::expected_hashes(&local.path).unwrap_or_default();
             let absent = hub::files_left_out(&local.path);
+            let checks = hub::Checks::of(&local.path);
             let options = Options {
                 expected: &expected,
                 absent: &absent,
@@ -74,11 +75,15 @@ pub fn run(args: Args, ctx: &Context) -> Result<Outcome> {
                 hashes: if args.no_hash { Hashes::Skip } else { Hashes::Known },
             };
             let report = verify(&local.path, &options, &*ctx.progress())?;
-            // What was right when it was pulled and is not now must not pass for pulled.
-            for file in report.hashed.iter().filter(|file| !file.matches) {
-                if let Err(error) = hub::forget_verified(&local.path, &file.name) {
+            for file in &report.hashed {
+                // What was right when it was pulled and is not now must not pass for pulled.
+                let noted = match file.matches {
+                    true => checks.renew(&file.name),
+                    false => hub::forget_verified(&local.path, &file.name),
+                };
+                if let Err(error) = noted {
                     // The report matters more, and a folder may well be read-only.
-                    tracing::warn!(%error, file = file.name, "still counts as verified");
+                    tracing::warn!(%error, file = file.name, "its record stays as it was");
                 }
             }
             reports.push((local.label, report));

@@ -12,7 +12,7 @@ use super::resolve::Local;
 use crate::checkpoint::TensorSet;
 use crate::error::Result;
 use crate::fsio;
-use crate::hub::count_unverified;
+use crate::hub::Checks;
 use crate::ops::assemble::{Assembly, Done, Output, TensorProof};
 use crate::ops::pack::MAX_SHARD_BYTES;
 use crate::units;
@@ -99,10 +99,10 @@ impl<'a> From<&'a TensorProof> for CopiedTensor<'a> {
     }
 }
 
-/// Notes that a source from the Hub has changed since its hashes were checked, as far as that can
-/// be told without reading it.
+/// Notes that a source which we pulled has changed since its hashes were checked, as far as that
+/// can be told without reading it.
 pub(super) fn with_source_note(outcome: Outcome, source: &Local) -> Outcome {
-    let count = count_unverified(&source.path);
+    let count = Checks::of(&source.path).changed();
     if count == 0 {
         return outcome;
     }

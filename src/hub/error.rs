@@ -389,7 +389,8 @@ impl Diagnose for Error {
                 &["nothing was removed; run the same command again to see what would go now"]
             }
             Self::OtherRevision { .. } => {
-                &["a folder holds one revision: name another one, or remove this one first"]
+                &["a folder holds one revision, with --force-download too: name another one, or \
+                 remove this one first"]
             }
             Self::Occupied { .. } => {
                 &["name another folder; --force-download writes over what is there"]

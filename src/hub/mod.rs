@@ -36,7 +36,5 @@ pub use pull::{PullReport, PulledRevision};
 pub use remote::{RemoteFile, RemoteHeader, RemoteHeaders, RemoteRevision};
 pub use repo::{CommitSha, DEFAULT_REVISION, Repo, RepoKind, RepoRef};
 pub use steps::{Cached, Step, step_number};
-pub use store::{
-    LocalDir, RepoCache, count_unverified, expected_hashes, files_left_out, forget_verified,
-};
+pub use store::{Checks, LocalDir, RepoCache, expected_hashes, files_left_out, forget_verified};
 pub use tree::TreeFile;

@@ -59,21 +59,25 @@ impl Hub {
 /// How a blob gets a second name.
 type HardLink = fn(&Path, &Path) -> std::io::Result<()>;
 
-/// Gives a blob a second name, or makes a copy; leaves alone what is right, for a job may read it.
+/// Gives a blob a second name, or makes a copy where the file system has no such names.
 fn show(blob: &Path, file: &TreeFile, path: &Path, hard_link: HardLink) -> Result<()> {
     let source = blob.metadata().map_err(fsio::Error::io("stat", blob))?;
-    if let Ok(there) = path.symlink_metadata() {
-        let second_name = (there.dev(), there.ino()) == (source.dev(), source.ino());
-        if second_name || is_copy(path, &there, file)? {
-            return Ok(());
-        }
-    }
-    fsio::create_dir_all(fsio::parent(path))?;
-    if hard_link(blob, path).is_ok() {
+    let there = path.symlink_metadata().ok();
+    let is_source = |there: &Metadata| (there.dev(), there.ino()) == (source.dev(), source.ino());
+    if there.as_ref().is_some_and(is_source) {
         return Ok(());
     }
+    fsio::create_dir_all(fsio::parent(path))?;
     // Replaces what is there by a rename: whoever reads it never finds the name missing.
-    Ok(fsio::copy_file(blob, path)?)
+    let part = fsio::part_path(path);
+    super::part::remove_if_there(&part)?;
+    if hard_link(blob, &part).is_ok() {
+        return Ok(fsio::rename(&part, path)?);
+    }
+    match there {
+        Some(there) if is_copy(path, &there, file)? => Ok(()),
+        _ => Ok(fsio::copy_file(blob, path)?),
+    }
 }
 
 /// Says whether a file, which is no link, has the right bytes.
@@ -115,6 +119,11 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("reads"), b"hello");
         assert_ne!(inode(), first, "written over under its reader");
         drop(open);
+        // What another blob of the same bytes left there is not kept beside this one.
+        show(&blob, &file, &path, |blob, path| std::fs::hard_link(blob, path)).expect("links");
+        assert_eq!(inode(), blob.metadata().expect("is there").ino());
+        let names = std::fs::read_dir(path.parent().expect("has one")).expect("lists").count();
+        assert_eq!(names, 1, "nothing is left beside it");
         // A link is no plain file, whatever it leads to.
         std::fs::remove_file(&path).expect("removes");
         std::os::unix::fs::symlink(&blob, &path).expect("links");

@@ -321,8 +321,11 @@ impl Run<'_> {
             Store::Cache(cache) => cache.link(&to.revision.commit, to.file),
             Store::Local(dir) => {
                 if self.plan.existing == Existing::Keep && dir.is_foreign(to.file) {
-                    let right = self.check(to, &store).await?;
-                    return if right { Ok(()) } else { store.check_ours(to.file) };
+                    if self.check(to, &store).await? {
+                        return Ok(());
+                    }
+                    // Unless it went while it was looked at.
+                    store.check_ours(to.file)?;
                 }
                 let source = self.store(from).slot(from.file).place;
                 let target = dir.slot(to.file).place;

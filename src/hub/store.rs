@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -106,7 +107,9 @@ impl RepoCache {
         let lock = match fsio::open_rw(&path) {
             Ok(file) => fsio::Locked::try_shared(file, &path),
             // Taken away since the line above.
-            Err(_) if !self.locks.exists() => return None,
+            Err(fsio::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return None;
+            }
             Err(error) => Err(error),
         };
         match lock {
@@ -346,17 +349,56 @@ pub fn files_left_out(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Returns how many files of a snapshot that we pulled are not as they were when their hash was
-/// checked last, by size and time: nothing is read. None where there are no records.
-#[must_use]
-pub fn count_unverified(dir: &Path) -> usize {
-    let found = || {
-        let dir = dir.canonicalize().ok()?;
-        let (cache, files) = (RepoCache::of_snapshot(&dir)?, revision_files(&dir)?);
-        let there = files.iter().filter(|file| dir.join(&file.path).symlink_metadata().is_ok());
-        Some(there.filter(|file| cache.present(file) != Present::Verified).count())
-    };
-    found().unwrap_or(0)
+/// What is known without reading them of the files of a snapshot whose hash we checked once.
+#[derive(Debug, Default)]
+pub struct Checks(BTreeMap<String, Check>);
+
+/// One file that was checked.
+#[derive(Debug)]
+struct Check {
+    record: PathBuf,
+    /// What the record says.
+    then: String,
+    /// What it would say now.
+    now: String,
+}
+
+impl Checks {
+    /// Looks up the records of a snapshot's files; none where we checked none of them.
+    #[must_use]
+    pub fn of(dir: &Path) -> Self {
+        let found = || {
+            let dir = dir.canonicalize().ok()?;
+            let (cache, files) = (RepoCache::of_snapshot(&dir)?, revision_files(&dir)?);
+            let check = |file: TreeFile| {
+                let record = cache.slot(&file.hash).record;
+                let then = String::from_utf8(fsio::read_capped(&record, 256).ok()?).ok()?;
+                let now = stamp(&std::fs::metadata(dir.join(&file.path)).ok()?);
+                Some((file.path, Check { record, then, now }))
+            };
+            Some(files.into_iter().filter_map(check).collect())
+        };
+        Self(found().unwrap_or_default())
+    }
+
+    /// Returns how many files are not as they were when their hash was checked, by size and time.
+    #[must_use]
+    pub fn changed(&self) -> usize {
+        self.0.values().filter(|check| check.then != check.now).count()
+    }
+
+    /// Notes that a file, as it was when these were looked up, has the right hash.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn renew(&self, path: &str) -> Result<()> {
+        match self.0.get(path) {
+            Some(check) if check.then != check.now => {
+                Ok(fsio::write_atomic(&check.record, check.now.as_bytes())?)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The list of a snapshot's commit.
