@@ -114,15 +114,17 @@ impl Diagnose for Error {
 /// The result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Says whether something is at `path`. What this process may not look at is not "not there".
+/// Says whether something is at `path`. What cannot be looked at is not "not there".
 ///
 /// # Errors
-/// [`Error::Io`] where permission is denied.
+/// [`Error::Io`] where permission is denied, or the file system fails.
 pub fn exists(path: &Path) -> Result<bool> {
     match path.metadata() {
         Ok(_) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::io("stat", path)(e)),
-        Err(_) => Ok(false),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(Error::io("stat", path)(error)),
     }
 }
 

@@ -160,11 +160,9 @@ impl Context {
     /// Keeps what this command reads of the Hub's cache from being removed until it ends.
     ///
     /// # Errors
-    /// None today: the wait for a removal ends with it, or with the process.
+    /// An interruption, while it waits for a removal.
     pub fn hold(&self, repository: &RepoCache) -> Result<()> {
-        // Asking for the flag of the signals would oblige every reader to watch it: until then
-        // the first signal ends the process, and the wait with it.
-        let lock = repository.in_use(&self.progress, &Cancel::default())?;
+        let lock = repository.in_use(&self.progress, &self.signals.cancel_of_a_wait())?;
         self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(lock);
         Ok(())
     }

@@ -23,7 +23,8 @@ use crate::units::plural;
 
 /// Run the tasks into a job folder, resumable; `score import DIR` reads one
 ///
-/// The folder has Harbor's layout. Hashes of the checkpoints are not checked: `verify` does that, once before many trials.
+/// The folder has Harbor's layout. Hashes of the checkpoints are not checked: `verify` does that,
+/// once before many trials.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {

@@ -1,4 +1,5 @@
-//! `select`: choose a step from trials that it runs or reads, say how sure one can be, and write the report.
+//! `select`: choose a step from trials that it runs or reads, say how sure one can be, and write the
+//! report.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -106,7 +107,8 @@ enum Metric {
 /// The tie rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Rule {
-    /// The earliest step within one standard error of the best
+    /// The earliest step within one standard error of the best: of their difference, at most that
+    /// of the best one's own score
     OneSe,
     /// The step with the highest estimate
     Best,
@@ -341,6 +343,8 @@ fn write_report(
     }
     let document = serde_json::Value::Object(outcome.document().clone());
     let notes = notes.to_vec();
+    // Trials take long: somebody may have put a file there meanwhile.
+    report::check_target(path)?;
     let page = report::render(path, summary, &Provenance { settings, notes, document })?;
     crate::fsio::write_atomic(path, page.as_bytes())?;
     Ok(())

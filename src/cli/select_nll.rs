@@ -29,6 +29,9 @@ use crate::units::plural;
 
 /// What every answer with this metric says.
 const NO_DECISION: &str = "nll orders, it does not decide";
+/// Counts the ways in which replies were laid out and scored: values of different ones are not
+/// compared. 2: a reply begins at a token.
+const METHOD: u32 = 2;
 /// The most bytes of a file of finished values.
 const STORE_BYTES_MAX: u64 = 64 << 20;
 
@@ -241,6 +244,7 @@ struct Store {
 impl Store {
     fn open(dir: &Path, step: &Identified, engine: &EngineArgs) -> Result<Self> {
         let key = json!({
+            "method": METHOD,
             "tmax_ckpt": env!("CARGO_PKG_VERSION"),
             "repository": step.repository,
             "commit": step.commit,

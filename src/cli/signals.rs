@@ -45,6 +45,13 @@ impl Signals {
         self.0.cancel.clone()
     }
 
+    /// Returns the flag for a wait, without the promise: where nobody gave it, the first signal
+    /// ends the process, and the wait with it.
+    #[must_use]
+    pub fn cancel_of_a_wait(&self) -> Cancel {
+        self.0.cancel.clone()
+    }
+
     /// Returns the kind of the signal that arrived.
     #[must_use]
     pub fn received(&self) -> Option<Kind> {

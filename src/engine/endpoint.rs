@@ -115,8 +115,13 @@ impl Endpoint {
     /// Returns the begin of what the server said. It may say our key back to us, and what it says
     /// goes into logs and records.
     fn quote(&self, text: &str) -> String {
-        let key = self.options.api_key.as_deref().filter(|key| !key.is_empty());
-        let text = key.map_or_else(|| text.to_owned(), |key| text.replace(key, "[key]"));
+        // In JSON a letter can be spelled in several ways: written anew, there is one.
+        let parsed = serde_json::from_str::<Value>(text);
+        let mut text = parsed.map_or_else(|_| text.to_owned(), |value| value.to_string());
+        if let Some(key) = self.options.api_key.as_deref().filter(|key| !key.is_empty()) {
+            let quoted = Value::from(key).to_string();
+            text = text.replace(key, "[key]").replace(&quoted[1..quoted.len() - 1], "[key]");
+        }
         let short: String = text.trim().chars().take(200).collect();
         crate::name::escape(&short)
     }
@@ -375,11 +380,12 @@ mod tests {
             http("400 Bad", "", overflow),
             http("404 No", "", "no such model"),
             http("200 OK", "", "you are secret"),
+            http("200 OK", "", r#"{"detail": "you are \u0073ecret"}"#),
             http("422 No", "", &format!("{}secret", "x".repeat(197))),
         ];
         let (url, server) = serve(answers);
         let client = endpoint(&url);
-        let errors = [(); 5].map(|()| client.chat(&request()).expect_err("refused"));
+        let errors = [(); 6].map(|()| client.chat(&request()).expect_err("refused"));
         assert!(matches!(errors[0], ChatError::Endpoint { auth: Auth::Refused, .. }));
         assert!(matches!(errors[1], ChatError::ContextWindow { tokens: 9, limit: 8 }));
         assert!(matches!(errors[2], ChatError::Endpoint { auth: Auth::NotTheCause, .. }));

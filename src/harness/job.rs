@@ -1,8 +1,8 @@
 //! A job folder: which trials there are, which are done, running the rest in parallel.
 //!
 //! A trial is keyed by repository, commit, task digest, harness and sampling digest, attempt, and
-//! purpose; its folder's name is made from the key. So a run that was killed finds what it finished, and no
-//! trial can count twice.
+//! purpose; its folder's name is made from the key. So a run that was killed finds what it finished,
+//! and no trial can count twice.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

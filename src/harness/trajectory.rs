@@ -189,7 +189,6 @@ pub fn parse(bytes: &[u8]) -> Result<Trajectory, String> {
         Value::Object(_) => atif(&value)?,
         _ => return Err("it is neither a document nor a list of messages".into()),
     };
-    check_count(trajectory.messages.len())?;
     match trajectory.messages.first().map(|message| message.role) {
         Some(Role::System | Role::User) => {}
         _ => return Err("it begins neither with a system nor with a user message".into()),

@@ -30,6 +30,12 @@ pub enum ReportError {
         /// The file.
         path: PathBuf,
     },
+    /// A link, which the report would replace.
+    #[error("{} is a link", path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
     /// A template does not render: a bug.
     #[error("the report's template does not render")]
     Template(#[from] minijinja::Error),
@@ -38,7 +44,7 @@ pub enum ReportError {
 impl Diagnose for ReportError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Extension { .. } | Self::Foreign { .. } => Kind::Usage,
+            Self::Extension { .. } | Self::Foreign { .. } | Self::Link { .. } => Kind::Usage,
             Self::Template(_) => Kind::Bug,
         }
     }
@@ -46,6 +52,7 @@ impl Diagnose for ReportError {
     fn id(&self) -> &'static str {
         match self {
             Self::Foreign { .. } => "output_exists",
+            Self::Link { .. } => "output_is_link",
             _ => self.kind().id(),
         }
     }
@@ -55,6 +62,9 @@ impl Diagnose for ReportError {
             Self::Extension { .. } => vec!["name it with .html or .svg at the end".to_owned()],
             Self::Foreign { path } => {
                 vec![format!("remove {} or name another file with --report", path.display())]
+            }
+            Self::Link { .. } => {
+                vec!["name with --report what it points to, or a name that is free".to_owned()]
             }
             Self::Template(_) => Vec::new(),
         }
@@ -82,10 +92,11 @@ const MARKS: [&str; 2] = [
 const HEAD_BYTES: u64 = 4096;
 
 /// Refuses, before there is anything to report, a file that cannot become one: by its name, or
-/// because it holds something else. An older report is replaced, and so is an empty file.
+/// because it holds something else. A report that bears the mark is replaced, and so is an empty file.
 ///
 /// # Errors
-/// [`ReportError::Extension`], [`ReportError::Foreign`], a file that cannot be read.
+/// [`ReportError::Extension`], [`ReportError::Foreign`], [`ReportError::Link`], a file that cannot
+/// be read.
 pub fn check_target(path: &Path) -> Result<(), crate::error::Error> {
     if !matches!(path.extension().and_then(|e| e.to_str()), Some("html" | "htm" | "svg")) {
         return Err(ReportError::Extension { path: path.to_owned() }.into());
@@ -94,7 +105,7 @@ pub fn check_target(path: &Path) -> Result<(), crate::error::Error> {
         return Ok(());
     }
     if fsio::is_link(path) {
-        return Err(ReportError::Foreign { path: path.to_owned() }.into());
+        return Err(ReportError::Link { path: path.to_owned() }.into());
     }
     let (file, _) = fsio::open_regular(path)?;
     let mut head = Vec::new();

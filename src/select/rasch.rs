@@ -24,7 +24,8 @@ use super::scores::{Part, Scores};
 pub struct Prior {
     /// Spread of the task difficulties; the start value if `fit_spreads` is used.
     pub task_sd: f64,
-    /// Spreads of the steps around their common level, equally likely before the first attempt.
+    /// Spreads of the steps around their common level, smallest first, equally likely before the
+    /// first attempt.
     pub step_sds: [f64; STEP_SDS],
     /// Spread of the step × task interaction.
     pub interaction_sd: f64,
@@ -337,8 +338,8 @@ impl Rasch {
         self.scores_under(c, self.abilities(c))
     }
 
-    /// Returns the same under the middle spread of the steps alone, by which attempts are handed out:
-    /// where no step is better than another it does not matter who tries, so that spreads too
+    /// Returns the same under the middle spread of the steps alone, by which attempts are handed
+    /// out: where no step is better than another it does not matter who tries, so that spreads too
     /// small to matter have no say, and their draws would send attempts anywhere.
     #[must_use]
     pub fn scores_apart(&self, c: &Curvature) -> Scores {
