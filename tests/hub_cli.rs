@@ -85,7 +85,7 @@ fn nothing_of_a_running_pull_is_removed() {
     let (home, server) = world();
     // Wholly fetched, and without a name until the pull of it ends.
     stdout(&run(home.path(), &server, &["pull", "o/n@main", "--include", "*.json"]));
-    server.fault("model.safetensors", Fault::Slow(Duration::from_millis(40)), 9);
+    server.fault("cdn/blob/", Fault::Held(100_000), 1000);
     let mut pull = program(home.path(), &server, &["pull", "o/n@step_100", "-q"])
         .stdout(Stdio::piped())
         .spawn()
@@ -103,7 +103,8 @@ fn nothing_of_a_running_pull_is_removed() {
     let pruned = run(home.path(), &server, &["cache", "prune", "--json"]);
     let document: Value = serde_json::from_str(&stdout(&pruned)).expect("JSON");
     let removed = run(home.path(), &server, &["cache", "rm", "o/n", "-y"]);
-    assert!(pull.try_wait().expect("waits").is_none(), "the pull was too fast to be met");
+    assert!(pull.try_wait().expect("waits").is_none(), "the pull ended too early");
+    server.heal();
     assert_eq!(document["in_use"], serde_json::json!(["o/n"]));
     assert_eq!(document["freed_bytes"], 0);
     assert_eq!(removed.status.code(), Some(7), "{removed:?}");
@@ -188,9 +189,9 @@ fn the_token_is_in_no_log() {
     assert!(server.seen().iter().filter(|s| s.cdn).all(|s| s.auth.is_none()));
 }
 
-/// Starts a pull that takes seconds, and waits until part of it is on disk.
-fn slow_pull(home: &Path, server: &Server) -> Child {
-    server.fault("cdn/blob/", Fault::Slow(Duration::from_millis(40)), 1000);
+/// Starts a pull that does not end, and waits until part of it is on disk.
+fn held_pull(home: &Path, server: &Server) -> Child {
+    server.fault("cdn/blob/", Fault::Held(100_000), 1000);
     let child = program(home, server, &["pull", "o/n@step_100"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -227,7 +228,7 @@ fn assert_resumes(home: &Path, server: &Server) {
 #[test]
 fn a_killed_pull_is_resumed() {
     let (home, server) = world();
-    let mut child = slow_pull(home.path(), &server);
+    let mut child = held_pull(home.path(), &server);
     child.kill().expect("kills");
     child.wait().expect("ends");
     assert_resumes(home.path(), &server);
@@ -236,7 +237,7 @@ fn a_killed_pull_is_resumed() {
 #[test]
 fn an_interrupt_keeps_what_is_done() {
     let (home, server) = world();
-    let child = slow_pull(home.path(), &server);
+    let child = held_pull(home.path(), &server);
     let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signals");
     let output = child.wait_with_output().expect("ends");

@@ -431,7 +431,7 @@ fn no_connection_fails_in_seconds() {
         let config = HubConfig { endpoint: endpoint.into(), ..world.config() };
         let error = run(&Hub::new(config).expect("a hub"), &request("main")).expect_err("nobody");
         assert_eq!((error.kind(), error.id()), (Kind::Network, "connect"), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(8));
+        assert!(started.elapsed() < Duration::from_secs(20));
     }
     let config = HubConfig { endpoint: "huggingface".into(), ..world.config() };
     assert_eq!(Hub::new(config).expect_err("no URL").kind(), Kind::Usage);

@@ -67,6 +67,8 @@ pub enum Fault {
     Redirect(&'static str),
     /// Each 16 KiB take so long.
     Slow(Duration),
+    /// What follows so many bytes of the body waits for the faults' end.
+    Held(usize),
 }
 
 /// Which requests a fault meets, and how often.
@@ -244,7 +246,11 @@ fn serve(
         let fault = take_fault(&mut state, &seen);
         (fault, answer(&state, &seen, cdn))
     };
-    respond(&mut stream, over, &seen, answer, fault)?;
+    let held = || {
+        let faulty = !state.lock().expect("not poisoned").rules.is_empty();
+        faulty && !over.load(Ordering::Relaxed)
+    };
+    respond(&mut stream, &held, &seen, answer, fault)?;
     stream.flush()?;
     // Read what is left, so that closing does not reset the connection under the answer.
     stream.shutdown(std::net::Shutdown::Write)?;
@@ -359,7 +365,7 @@ fn resolve(state: &State, rest: &str, cdn: &str) -> Answer {
 
 fn respond(
     stream: &mut TcpStream,
-    over: &AtomicBool,
+    held: &dyn Fn() -> bool,
     seen: &Seen,
     mut answer: Answer,
     fault: Option<Fault>,
@@ -407,12 +413,13 @@ fn respond(
     if seen.method == "HEAD" {
         return Ok(());
     }
-    send_body(stream, over, &answer.body, fault)
+    send_body(stream, held, &answer.body, fault)
 }
 
+/// Sends a body; `held` says whether the server is still up, and its faults are too.
 fn send_body(
     stream: &mut TcpStream,
-    over: &AtomicBool,
+    held: &dyn Fn() -> bool,
     body: &[u8],
     fault: Option<Fault>,
 ) -> std::io::Result<()> {
@@ -421,7 +428,7 @@ fn send_body(
         Some(Fault::Stall(after)) => {
             stream.write_all(&body[..after.min(body.len())])?;
             for _ in 0..600 {
-                if over.load(Ordering::Relaxed) {
+                if !held() {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(50));
@@ -432,6 +439,14 @@ fn send_body(
             std::thread::sleep(pause);
             stream.write_all(chunk)
         }),
+        Some(Fault::Held(after)) => {
+            let (now, later) = body.split_at(after.min(body.len()));
+            stream.write_all(now)?;
+            while held() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            stream.write_all(later)
+        }
         _ => stream.write_all(body),
     }
 }

