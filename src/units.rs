@@ -40,12 +40,29 @@ pub fn duration(secs: f64) -> String {
     }
 }
 
+/// A text that is no amount of what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not {wanted}")]
+pub struct NoAmount {
+    /// What was given.
+    pub text: String,
+    /// What it should be.
+    pub wanted: &'static str,
+    /// How that is written.
+    pub help: &'static str,
+}
+
 /// Parses a size such as `50GB`, `500M`, `4096`: decimal suffixes, as transformers and
 /// llama.cpp read them.
 ///
 /// # Errors
-/// Returns the text that is not a size.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+/// Names the text that is not a size.
+pub fn parse_size(text: &str) -> Result<u64, NoAmount> {
+    let bad = || NoAmount {
+        text: text.to_owned(),
+        wanted: "a size above zero",
+        help: "write 500MB or 50GB",
+    };
     let trimmed = text.trim();
     let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, suffix) = trimmed.split_at(split);
@@ -55,16 +72,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "M" | "MB" => 1e6,
         "G" | "GB" => 1e9,
         "T" | "TB" => 1e12,
-        _ => return Err(format!("`{text}` is not a size; write 500MB or 50GB")),
+        _ => return Err(bad()),
     };
-    let value: f64 =
-        number.parse().map_err(|_| format!("`{text}` is not a size; write 500MB or 50GB"))?;
-    let size = value * factor;
-    if (1.0..9e18).contains(&size) {
-        Ok(size as u64)
-    } else {
-        Err(format!("`{text}` is not a size above zero"))
-    }
+    let size = number.parse::<f64>().map_err(|_| bad())? * factor;
+    if (1.0..9e18).contains(&size) { Ok(size as u64) } else { Err(bad()) }
 }
 
 /// Returns `1 file`, `3 files` or `2 trajectories`.

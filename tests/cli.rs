@@ -278,6 +278,16 @@ fn usage_errors_keep_their_words_in_json() {
         ),
         (&["cache"], "a command or an argument is missing", "Usage: tmax-ckpt cache"),
         (&["pull", "--revison", "x"], "unexpected argument '--revison' found", "--revision"),
+        (
+            &["strip", "a", "-o", "b", "--max-shard-size", "5XB"],
+            "invalid value '5XB' for '--max-shard-size <SIZE>': `5XB` is not a size above zero",
+            "write 500MB or 50GB",
+        ),
+        (
+            &["select", "a", "--budget", "x"],
+            "invalid value 'x' for '--budget <AMOUNT>': `x` is not a budget",
+            "write 500 (rollouts), 90m, 2h, or 5Mtok",
+        ),
     ] {
         let args: Vec<&str> = ["--json"].into_iter().chain(args.iter().copied()).collect();
         let (output, _home) = run_with(&args, &[]);

@@ -153,6 +153,19 @@ fn a_pull_lays_out_the_shared_cache_and_costs_nothing_again() {
 }
 
 #[test]
+fn what_a_kill_left_after_the_name_was_given_goes() {
+    let world = World::with_step();
+    world.pull("step_100").expect("pulls");
+    let root = world.cache().join("models--o--n");
+    let hex = step(1)[2].hash().hex();
+    let journal = root.join("blobs").join(format!("{hex}.part.journal"));
+    std::fs::write(&journal, "{}").expect("writes");
+    std::fs::remove_file(root.join(".verified").join(&hex)).expect("was verified");
+    assert_eq!(world.pull("step_100").expect("pulls").fetched_files, 0);
+    assert!(!journal.exists());
+}
+
+#[test]
 fn the_token_stays_with_the_hub() {
     let world = World::with_step();
     world.pull("step_100").expect("pulls");
@@ -378,7 +391,8 @@ fn offline_opens_no_socket_and_names_the_command() {
     let offline = || Hub::new(HubConfig { offline: true, ..world.config() }).expect("a hub");
     let error = run(&offline(), &request("step_{100..300..100}")).expect_err("nothing is here");
     assert_eq!((error.kind(), error.id()), (Kind::Network, "offline"));
-    let help = "`tmax-ckpt pull 'o/n@step_{100..300..100}'` would fetch it, without --offline";
+    let help = "`tmax-ckpt pull 'o/n@step_{100..300..100}'` would fetch it, without --offline, \
+        HF_HUB_OFFLINE and the setting `offline`";
     assert_eq!(error.help(), [help]);
     assert!(offline().steps(&repo(), &silent()).is_err());
     assert!(offline().remote_headers(&repo(), "step_100", &silent()).is_err());

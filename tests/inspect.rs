@@ -83,7 +83,19 @@ fn a_revision_on_the_hub_is_shown_without_its_data() {
     assert_eq!(stats.status.code(), Some(2), "{stats:?}");
     assert!(words(&stats).contains("`tmax-ckpt pull o/n@step_100` fetches it"), "{stats:?}");
 
+    json(&hub(&["pull", "o/n@step_100", "--include", "*.json", "--json"]));
+    let weights = hub(&["verify", "hf://o/n@step_100/model.safetensors"]);
+    assert_eq!(weights.status.code(), Some(3), "{weights:?}");
+    let said = "model.safetensors of o/n@step_100 is not in the cache";
+    assert!(words(&weights).contains(said), "{weights:?}");
+    assert!(!words(&weights).contains("did you mean"), "{weights:?}");
+
     json(&hub(&["pull", "o/n@step_100", "--json"]));
+    let mistyped = hub(&["verify", "hf://o/n@step_100/model.safetensrs"]);
+    assert_eq!(mistyped.status.code(), Some(3), "{mistyped:?}");
+    let said = "model.safetensrs not found in o/n@step_100";
+    assert!(words(&mistyped).contains(said), "{mistyped:?}");
+    assert!(words(&mistyped).contains("did you mean `model.safetensors`?"), "{mistyped:?}");
     let before = server.seen().len();
     assert_eq!(json(&hub(&["inspect", "o/n@step_100", "--json"]))["commit"], Value::Null);
     assert_eq!(server.seen().len(), before, "what is cached needs no Hub");

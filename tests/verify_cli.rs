@@ -62,6 +62,7 @@ fn what_was_not_checked_is_said() {
     write_sums(&dir, &["config.json", "model.safetensors"]);
     let text = out(&run(home.path(), &["verify", "./ckpt", "--finite"]));
     assert!(text.contains("2 files") && !text.contains("note"), "{text}");
+    assert!(text.contains("tensors: no NaN, no infinity"), "{text}");
 }
 
 #[test]

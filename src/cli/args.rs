@@ -1,11 +1,12 @@
 //! The arguments: global flags, the list of commands, the looks of the help.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::builder::{FalseyValueParser, OsStringValueParser};
+use clap::builder::{FalseyValueParser, OsStringValueParser, StyledStr};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -13,6 +14,7 @@ use super::{
     bench_engine, bench_select, cache, completions, config, diff, doctor, examples, export,
     inspect, logprobs, man, pull, score, select, steps, strip, verify,
 };
+use crate::units::NoAmount;
 
 /// The heading of the global flags in every help text.
 const GLOBAL: &str = "Global options";
@@ -242,6 +244,10 @@ pub fn explain(error: clap::Error, argv: Vec<OsString>) -> clap::Error {
         // A variable is what is wrong.
         _ => error,
     };
+    if let Some(amount) = error.source().and_then(|source| source.downcast_ref::<NoAmount>()) {
+        let help = vec![StyledStr::from(amount.help)];
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(help));
+    }
     if let Some(ContextValue::Strings(names)) = error.get(ContextKind::ValidSubcommand) {
         let shown = names.iter().filter(|name| !is_hidden(name)).cloned().collect();
         error.insert(ContextKind::ValidSubcommand, ContextValue::Strings(shown));

@@ -77,10 +77,12 @@ pub enum Failure {
         help: String,
     },
     /// A repository or revision is not in the cache.
-    #[error("{reference} is not in the cache")]
+    #[error("{}{reference} is not in the cache", part_of(path))]
     NotCached {
         /// `owner/name@rev`.
         reference: String,
+        /// The file of it that was asked for, escaped.
+        path: Option<String>,
         /// The nearest cached revision.
         near: Option<String>,
     },
@@ -130,6 +132,10 @@ pub enum Failure {
     ),
 }
 
+fn part_of(path: &Option<String>) -> String {
+    path.as_ref().map_or_else(String::new, |path| format!("{path} of "))
+}
+
 impl Diagnose for Failure {
     fn kind(&self) -> Kind {
         match self {
@@ -177,7 +183,7 @@ impl Diagnose for Failure {
                 vec![format!("give {flag} a value that is {expected}")]
             }
             Self::NotACheckpoint { help, .. } | Self::NoTasks { help, .. } => vec![help.clone()],
-            Self::NotCached { reference, near } => {
+            Self::NotCached { reference, near, .. } => {
                 let mut lines = vec![format!("`tmax-ckpt pull {reference}` fetches it")];
                 if let Some(near) = near {
                     lines.push(format!("or did you mean `{near}`, which is there?"));

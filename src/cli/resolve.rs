@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::failure::{Failure, NOT_CACHED};
-use super::hub;
+use super::hub::short;
 use crate::error::Result;
 use crate::fsio;
-use crate::hub::{CommitSha, DEFAULT_REVISION, Pattern, RepoCache, RepoKind, RepoRef, step_number};
+use crate::hub::{
+    self, CommitSha, DEFAULT_REVISION, Pattern, RepoCache, RepoKind, RepoRef, step_number,
+};
 use crate::name::{escape, suggest};
 
 /// What a CKPT argument names.
@@ -94,7 +96,7 @@ fn name_of_commit(repository: &RepoCache, commit: &CommitSha) -> Option<String> 
     match step.or_else(|| mine().find(|name| *name != DEFAULT_REVISION)) {
         Some(name) => Some(name.clone()),
         None if mine().next().is_some() => None,
-        None => Some(hub::short(commit).to_owned()),
+        None => Some(short(commit).to_owned()),
     }
 }
 
@@ -166,7 +168,8 @@ fn cached(wanted: &RepoRef, ctx: &Context) -> Result<Vec<Local>> {
     let names = || refs.iter().map(|(name, _)| name.as_str());
     let missing = |revision: &str| Failure::NotCached {
         reference: format!("{}@{}", wanted.repo, escape(revision)),
-        near: suggest(revision, names()).map(escape),
+        path: wanted.path.as_deref().map(escape),
+        near: suggest(revision, names()).filter(|near| *near != revision).map(escape),
     };
     let revisions = Pattern::parse(wanted.revision_or_main())?
         .expand(&wanted.repo.to_string(), names())
@@ -174,6 +177,9 @@ fn cached(wanted: &RepoRef, ctx: &Context) -> Result<Vec<Local>> {
     let local = |revision: String| -> Result<Local> {
         let commit = CommitSha::new(&revision).or_else(|| cache.read_ref(&revision));
         let commit = commit.ok_or_else(|| missing(&revision))?;
+        if let Some(path) = &wanted.path {
+            check_listed(&cache, &commit, path, &format!("{}@{}", wanted.repo, escape(&revision)))?;
+        }
         let mut path = cache.snapshot(&commit);
         path.extend(&wanted.path);
         // What is not there needs no lock, and what is there may be about to go.
@@ -192,6 +198,24 @@ fn cached(wanted: &RepoRef, ctx: &Context) -> Result<Vec<Local>> {
         Ok(Local { label, path, revision })
     };
     revisions.into_iter().map(local).collect()
+}
+
+/// Checks that a commit has the file or folder, as far as its files are known: one that it does
+/// not have cannot be fetched either.
+fn check_listed(
+    cache: &RepoCache,
+    commit: &CommitSha,
+    path: &str,
+    reference: &str,
+) -> Result<(), hub::Error> {
+    let Some(files) = cache.listed(commit) else { return Ok(()) };
+    let is_it =
+        |file: &String| file.strip_prefix(path).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+    if files.iter().any(is_it) {
+        return Ok(());
+    }
+    let near = suggest(path, files.iter().map(String::as_str)).map(escape);
+    Err(hub::Error::FileNotFound { repo: reference.to_owned(), path: escape(path), near })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::select::records::Table;
 use crate::select::rng::Rng;
 use crate::select::stop::{Beliefs, StopRule};
 use crate::select::summary::{Settings, Summary, summarise};
+use crate::units::NoAmount;
 
 /// How attempts are spread over steps and tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,9 +44,13 @@ impl From<AllocationChoice> for Allocation {
 /// Reads a budget: `500` rollouts, `90m` or `2h` of trials, `5Mtok` of tokens written.
 ///
 /// # Errors
-/// Returns the text that is no budget.
-pub fn parse_budget(text: &str) -> Result<Budget, String> {
-    let bad = || format!("`{text}` is not a budget; write 500 (rollouts), 90m, 2h, or 5Mtok");
+/// Names the text that is no budget.
+pub fn parse_budget(text: &str) -> Result<Budget, NoAmount> {
+    let bad = || NoAmount {
+        text: text.to_owned(),
+        wanted: "a budget",
+        help: "write 500 (rollouts), 90m, 2h, or 5Mtok",
+    };
     let number = |digits: &str| digits.parse::<f64>().ok().filter(|n| *n > 0.0 && *n < 1e15);
     if let Some(rest) = text.strip_suffix("tok") {
         let tokens = crate::units::parse_size(rest).map_err(|_| bad())?;

@@ -164,6 +164,10 @@ fn human(label: &str, report: &Report) -> String {
         let tensors = units::plural(report.tensors as u64, "tensor");
         text += &format!("  {}  {tensors}: all that config.json promises\n", paint(GOOD, "ok  "));
     }
+    if report.values_are_finite() {
+        let tensors = units::plural(report.tensors as u64, "tensor");
+        text += &format!("  {}  {tensors}: no NaN, no infinity\n", paint(GOOD, "ok  "));
+    }
     for unchecked in &report.unchecked {
         let what = match unchecked.check {
             Check::Hash => "hashes",

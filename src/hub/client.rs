@@ -421,10 +421,10 @@ fn status_error(what: &str, status: u16, headers: &HeaderMap) -> Error {
     let what = what.to_owned();
     match status {
         401 if header("x-error-code").as_deref() == Some("RepoNotFound") => {
-            Error::FileNotFound { repo: what.clone(), path: what }
+            Error::FileNotFound { repo: what.clone(), path: what, near: None }
         }
         401 | 403 => Error::Auth { what, message: said(header("x-error-message"), status) },
-        404 => Error::FileNotFound { repo: what.clone(), path: what },
+        404 => Error::FileNotFound { repo: what.clone(), path: what, near: None },
         429 => Error::RateLimited { retry_after },
         _ => {
             let message = said(header("x-error-message"), status);

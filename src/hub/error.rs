@@ -60,8 +60,10 @@ pub enum Error {
     FileNotFound {
         /// Repository and revision.
         repo: String,
-        /// The file.
+        /// The file, escaped.
         path: String,
+        /// The nearest name that is there, escaped, where the names are known.
+        near: Option<String>,
     },
     /// What is to be removed from the cache is in use.
     #[error("{repo} is in use: another process fetches or reads it")]
@@ -259,14 +261,18 @@ impl Error {
             H::AuthRequired { context } | H::Forbidden { context } => {
                 Self::Auth { what, message: said(context.server_message, context.status.as_u16()) }
             }
-            H::RepoNotFound { repo_id, .. } => Self::FileNotFound { repo: repo_id, path: what },
+            H::RepoNotFound { repo_id, .. } => {
+                Self::FileNotFound { repo: repo_id, path: what, near: None }
+            }
             H::RevisionNotFound { repo_id, revision, .. } => Self::RevisionNotFound {
                 repo: repo_id,
                 revision: escape(&revision),
                 near: Vec::new(),
                 count: 0,
             },
-            H::EntryNotFound { path, repo_id, .. } => Self::FileNotFound { repo: repo_id, path },
+            H::EntryNotFound { path, repo_id, .. } => {
+                Self::FileNotFound { repo: repo_id, path, near: None }
+            }
             H::Http { context } | H::Conflict { context } => Self::Status {
                 what,
                 status: context.status.as_u16(),
@@ -382,6 +388,9 @@ impl Diagnose for Error {
             Self::RevisionNotFound { repo, near, count, .. } => {
                 return near_help(repo, near, *count);
             }
+            Self::FileNotFound { near: Some(near), .. } => {
+                return vec![format!("did you mean `{near}`?")];
+            }
             Self::FileNotFound { .. } => &["check the name, and that the revision has it"],
             Self::NothingMatches { .. } => &["check --include and --exclude"],
             Self::InUse { .. } => &["nothing was removed; wait until it is done, or end it"],
@@ -408,7 +417,10 @@ impl Diagnose for Error {
                 &["the server or a cache on the way damages the file; nothing wrong was kept"]
             }
             Self::Offline { command, .. } => {
-                return vec![format!("`{command}` would fetch it, without --offline")];
+                return vec![format!(
+                    "`{command}` would fetch it, without --offline, HF_HUB_OFFLINE and the setting \
+                     `offline`"
+                )];
             }
             Self::GaveUp { source, .. } => return again(source.help()),
             Self::Status { .. } | Self::Cut { .. } | Self::Stalled { .. } => {

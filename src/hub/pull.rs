@@ -12,7 +12,7 @@ use super::client::{Hub, Online, cancelled};
 use super::error::{Error, Result};
 use super::fetch::{Fetch, complete};
 use super::lock::{Waiter, lock};
-use super::part::PartFile;
+use super::part::{PartFile, journal_path, remove_if_there};
 use super::plan::{Action, Existing, PlannedRevision, PullPlan, Store, Target};
 use super::repo::CommitSha;
 use super::store::{Present, RepoCache};
@@ -266,9 +266,12 @@ impl Run<'_> {
 
     /// Hashes what is there, and says whether it is right.
     async fn check(&self, want: Want<'_>, store: &Store) -> Result<bool> {
-        let (place, hash) = (store.slot(want.file).place, want.file.hash);
+        let (slot, hash) = (store.slot(want.file), want.file.hash);
+        let place = slot.place;
         let got = blocking(move || Ok(hash_file(&place, &hash, &|_| {})?)).await?;
         if got == want.file.hash {
+            // What a pull leaves that was killed just after it gave the file its name.
+            remove_if_there(&journal_path(&slot.part))?;
             store.mark_verified(&want.revision.commit, want.file)?;
         }
         Ok(got == want.file.hash)

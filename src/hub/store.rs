@@ -158,6 +158,12 @@ impl RepoCache {
         Ok(())
     }
 
+    /// Returns the paths of a commit's files, fetched or not, if its list was kept.
+    #[must_use]
+    pub fn listed(&self, commit: &CommitSha) -> Option<Vec<String>> {
+        Some(self.read_tree(commit)?.into_iter().map(|file| file.path).collect())
+    }
+
     /// Returns the file list of a commit, if it was kept.
     pub(super) fn read_tree(&self, commit: &CommitSha) -> Option<Vec<TreeFile>> {
         tree::read_json(&self.tree_path(commit))

@@ -159,9 +159,13 @@ impl Assembly {
             return Ok(Done { found, proofs });
         }
         let staging = self.staging();
+        if !fsio::exists(&staging)? {
+            // A refusal leaves nothing behind.
+            fsio::check_space(&self.out, self.len_bytes())?;
+        }
         let lock = take_lock(&staging, &self.out)?;
         self.remove_strays(&staging)?;
-        fsio::check_space(&staging, self.missing_bytes(&staging))?;
+        fsio::check_space(&self.out, self.missing_bytes(&staging))?;
         progress.start(job, total, Unit::Bytes);
         let work = Work { set, progress, cancel, goal: Goal::Write };
         let proofs = work_through(&self.files, &staging, &work)?;

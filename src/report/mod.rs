@@ -179,7 +179,7 @@ pub fn verdict(summary: &Summary) -> String {
 pub fn rule_sentence(summary: &Summary) -> String {
     match summary.rule {
         "one-se" if summary.picked == summary.best => "Rule one-se: the earliest step within one \
-             standard error of the best, and no other is."
+             standard error of the best, which is the best itself."
             .to_owned(),
         "one-se" => format!(
             "Rule one-se: the earliest step within one standard error of the best ({} points \

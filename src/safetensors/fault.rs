@@ -170,7 +170,8 @@ impl Diagnose for Error {
     }
 
     fn help(&self) -> Vec<String> {
-        let fetch = "fetch it again: `tmax-ckpt pull` replaces only what does not match its hash";
+        let fetch = "copy it again from where it comes; where that is the Hub, the `tmax-ckpt \
+                     pull` that fetched it replaces only what does not match its hash";
         let line = match self {
             Self::File { fault: Fault::Dtype { .. }, .. } => {
                 "quantised checkpoints are not supported; use the BF16 one".into()

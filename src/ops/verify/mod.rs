@@ -146,6 +146,14 @@ impl Report {
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|f| f.severity == severity).count()
     }
+
+    /// Says whether every value was read, and none is NaN or an infinity.
+    #[must_use]
+    pub fn values_are_finite(&self) -> bool {
+        let skipped = self.unchecked.iter().any(|unchecked| unchecked.check == Check::Values);
+        let found = self.findings.iter().any(|finding| finding.check == Check::Values);
+        self.tensors > 0 && !skipped && !found
+    }
 }
 
 /// Verifies the checkpoint in the folder `dir`.
