@@ -562,9 +562,6 @@ pub struct Stretch<'a> {
 /// Copies `len` bytes of `src` to `dst`, in the kernel where the file systems can, else through
 /// `buffer`, which must not be empty: 1 MiB is a good size.
 ///
-/// Pages that straddle those of the target go through the buffer: no file system can share such
-/// blocks, and the kernel would write each of them as two halves.
-///
 /// # Errors
 /// The system's error; a source that ends early is [`io::ErrorKind::UnexpectedEof`].
 pub fn copy_range(
@@ -573,10 +570,41 @@ pub fn copy_range(
     len: u64,
     buffer: &mut [u8],
 ) -> io::Result<()> {
+    let mut at = copy_in_kernel(src, dst, len)?;
+    while at < len {
+        let part = buffer.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
+        src.file.read_exact_at(&mut buffer[..part], src.offset + at)?;
+        dst.file.write_all_at(&buffer[..part], dst.offset + at)?;
+        at += part as u64;
+    }
+    Ok(())
+}
+
+/// Copies `bytes`, which `src` maps, to `dst`: in the kernel where the file systems can, else
+/// from memory.
+///
+/// # Errors
+/// The system's error; a source that ends early is [`io::ErrorKind::UnexpectedEof`].
+pub fn copy_mapped(src: Stretch<'_>, dst: Stretch<'_>, bytes: &[u8]) -> io::Result<()> {
+    let done = copy_in_kernel(src, dst, bytes.len() as u64)?;
+    let rest = &bytes[usize::try_from(done).expect("no more than there is in memory")..];
+    // A write faults the pages of its source in one by one, a read many at a time.
+    std::hint::black_box(rest.iter().step_by(PAGE_BYTES as usize).fold(0, |all, byte| all ^ byte));
+    dst.file.write_all_at(rest, dst.offset + done)
+}
+
+/// Lets the kernel copy, and returns how many bytes it did: all, or those before it said that it
+/// cannot.
+///
+/// It is not asked where pages straddle those of the target: no file system can share such
+/// blocks, and the kernel would write each of them as two halves.
+fn copy_in_kernel(src: Stretch<'_>, dst: Stretch<'_>, len: u64) -> io::Result<u64> {
+    if src.offset % PAGE_BYTES != dst.offset % PAGE_BYTES {
+        return Ok(0);
+    }
     let (mut from, mut to) = (src.offset, dst.offset);
     let end = from + len;
-    let mut in_kernel = from % PAGE_BYTES == to % PAGE_BYTES;
-    while in_kernel && from < end {
+    while from < end {
         let chunk = usize::try_from((end - from).min(1 << 30)).expect("at most 1 GiB");
         match rustix::fs::copy_file_range(src.file, Some(&mut from), dst.file, Some(&mut to), chunk)
         {
@@ -588,18 +616,11 @@ pub fn copy_range(
                 | rustix::io::Errno::INVAL
                 | rustix::io::Errno::NOSYS
                 | rustix::io::Errno::OPNOTSUPP,
-            ) => in_kernel = false,
+            ) => break,
             Err(e) => return Err(e.into()),
         }
     }
-    while from < end {
-        let len = buffer.len().min(usize::try_from(end - from).unwrap_or(usize::MAX));
-        src.file.read_exact_at(&mut buffer[..len], from)?;
-        dst.file.write_all_at(&buffer[..len], to)?;
-        from += len as u64;
-        to += len as u64;
-    }
-    Ok(())
+    Ok(from - src.offset)
 }
 
 /// Copies a whole file to another name, which it gets when it is durable.

@@ -268,7 +268,7 @@ fn told(value: &Value, path: &str) -> Vec<String> {
     inner
         .flat_map(|(key, one)| {
             let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
-            let of_form = ["sha256", "commit", "hash", "date"].contains(&key.as_str());
+            let of_form = ["sha256", "blake3", "commit", "hash", "date"].contains(&key.as_str());
             if of_form && one.is_string() { vec![path] } else { told(one, &path) }
         })
         .collect()
@@ -280,7 +280,7 @@ fn hashes_and_dates_tell_their_form() {
     for (name, schema) in committed() {
         walk(&schema, &mut |field, of| {
             let wanted = match field {
-                "sha256" | "commit" | "hash" => "pattern",
+                "sha256" | "blake3" | "commit" | "hash" => "pattern",
                 "date" => "format",
                 _ => return,
             };

@@ -25,7 +25,13 @@ fn run_strip(source: &Path, out: &Path, options: &Options) -> strip::Plan {
     let plan = plan(&checkpoint, out, options).expect("plans");
     let proofs =
         plan.assembly.run(checkpoint.set(), "strip", &Silent, &never()).expect("writes").proofs;
-    assert_eq!(proofs.len(), plan.assembly.files.iter().map(|f| f.tensors.len()).sum::<usize>());
+    let tensors: Vec<_> = plan.assembly.files.iter().flat_map(|file| &file.tensors).collect();
+    assert_eq!(proofs.len(), tensors.len());
+    for (proof, tensor) in proofs.iter().zip(tensors) {
+        assert_eq!(proof.name, tensor.stored.as_str());
+        let bytes = checkpoint.set().data(&tensor.source);
+        assert_eq!(proof.blake3, blake3::hash(bytes).to_hex().as_str(), "{}", proof.name);
+    }
     plan
 }
 

@@ -85,17 +85,17 @@ pub(super) struct CopiedTensor<'a> {
     file: &'a str,
     /// The name it is stored under.
     name: &'a str,
-    /// The hash of its bytes there.
+    /// The BLAKE3 hash of its bytes there.
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
-    sha256: &'a str,
+    blake3: &'a str,
     /// Its size there.
     len_bytes: u64,
 }
 
 impl<'a> From<&'a TensorProof> for CopiedTensor<'a> {
     fn from(proof: &'a TensorProof) -> Self {
-        let TensorProof { file, name, sha256, len_bytes } = proof;
-        Self { file, name, sha256, len_bytes: *len_bytes }
+        let TensorProof { file, name, blake3, len_bytes } = proof;
+        Self { file, name, blake3, len_bytes: *len_bytes }
     }
 }
 

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
-use sha2::{Digest as _, Sha256};
 
 use super::error::OpError;
 use super::pack::{OutputFile, OutputTensor};
@@ -46,8 +45,9 @@ pub struct TensorProof {
     pub file: String,
     /// The name it is stored under.
     pub name: String,
-    /// The hash of its bytes in the source and in the output; after a cast, in the output.
-    pub sha256: String,
+    /// The BLAKE3 hash, in hex, of its bytes in the source and in the output; after a cast, in the
+    /// output.
+    pub blake3: String,
     /// Its size in the output.
     pub len_bytes: u64,
 }
@@ -294,14 +294,14 @@ impl<'a> FileWriter<'a> {
     /// Writes the tensor of this index in the file and proves that it arrived.
     fn write_tensor(&self, at: usize) -> Result<TensorProof> {
         let (tensor, range) = (&self.file.tensors[at], &self.file.layout.ranges[at]);
-        let sha256 = self.write(tensor, range.start)?;
+        let blake3 = self.write(tensor, range.start)?;
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.finish()?;
         }
         Ok(TensorProof {
             file: self.file.name.clone(),
             name: tensor.stored.as_str().to_owned(),
-            sha256,
+            blake3,
             len_bytes: range.end - range.start,
         })
     }
@@ -332,28 +332,28 @@ impl<'a> FileWriter<'a> {
     fn copy(&self, tensor: &OutputTensor, start: u64) -> Result<String> {
         let bytes = self.work.set.data(&tensor.source);
         let source = self.work.set.files()[tensor.source.file].mapped.file();
-        let mut hasher = Sha256::new();
+        let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; CHUNK_BYTES.min(bytes.len())];
         let mut at = 0_u64;
         for chunk in bytes.chunks(CHUNK_BYTES) {
+            hasher.update(chunk);
             if !self.holds(start + at, chunk, &mut buffer)? {
                 let from = Stretch { file: source, offset: tensor.source.range.start + at };
-                fsio::copy_range(from, self.at(start + at), chunk.len() as u64, &mut buffer)
+                fsio::copy_mapped(from, self.at(start + at), chunk)
                     .map_err(FsError::io("write", &self.path))?;
                 self.prove(tensor, start + at, chunk, &mut buffer)?;
             }
-            hasher.update(chunk);
             at += chunk.len() as u64;
             self.done(chunk.len())?;
         }
-        Ok(crate::units::hex(&hasher.finalize()))
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     fn cast(&self, tensor: &OutputTensor, start: u64) -> Result<String> {
         let (from, to) = (tensor.source.dtype, tensor.dtype);
         let bytes = self.work.set.data(&tensor.source);
         let elements = CHUNK_BYTES / from.size_bytes();
-        let mut hasher = Sha256::new();
+        let mut hasher = blake3::Hasher::new();
         let mut wide = vec![0.0; elements];
         let mut narrow = vec![0; elements * to.size_bytes()];
         let mut back = narrow.clone();
@@ -375,7 +375,7 @@ impl<'a> FileWriter<'a> {
             at += narrow.len() as u64;
             self.done(narrow.len())?;
         }
-        Ok(crate::units::hex(&hasher.finalize()))
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Says whether the bytes are there already and need not be written.

@@ -307,7 +307,7 @@ impl Job<'_> {
                 let want = &source.bytes()[at(from)..at(from + len)];
                 if !out.holds(to, want, &mut scratch.back)? {
                     let from = Stretch { file: source.file(), offset: from };
-                    fsio::copy_range(from, out.at(to), len, &mut scratch.back).map_err(write)?;
+                    fsio::copy_mapped(from, out.at(to), want).map_err(write)?;
                     out.prove(name, to, want, &mut scratch.back)?;
                 }
                 Ok(len)
