@@ -512,6 +512,19 @@ pub fn open_rw(path: &Path) -> Result<File> {
         .map_err(Error::io("open", path))
 }
 
+/// Gives `file` a length of `len` with nothing in it: what it held is gone.
+///
+/// # Errors
+/// The system's error.
+pub fn start_over(file: &File, len: u64) -> io::Result<()> {
+    // Only what holds something is cut: ext4 flushes a file that was once cut to nothing when it
+    // is closed, in one go and while everybody waits.
+    if file.metadata()?.len() > 0 {
+        file.set_len(0)?;
+    }
+    file.set_len(len)
+}
+
 /// Opens `path` for writing at its end, made if absent.
 ///
 /// # Errors
@@ -695,7 +708,7 @@ mod tests {
 
     use super::{
         AtomicFile, Error, Mapped, ResumableFile, Stretch, copy_range, holds, read_capped,
-        write_atomic,
+        start_over, write_atomic,
     };
 
     #[test]
@@ -708,6 +721,18 @@ mod tests {
         for path in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
             assert!(matches!(read_capped(path, 100), Err(Error::NotRegular { .. })), "{path:?}");
             assert!(matches!(Mapped::open(path), Err(Error::NotRegular { .. })), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_started_over_holds_nothing_of_what_it_held() {
+        for before in ["", "much longer than what comes", "abc"] {
+            let dir = tempfile::tempdir().expect("a temp dir");
+            let path = dir.path().join("x.bin");
+            std::fs::write(&path, before).expect("writes");
+            let file = super::open_rw(&path).expect("opens");
+            start_over(&file, 5).expect("starts over");
+            assert_eq!(std::fs::read(&path).expect("reads"), [0; 5], "{before:?}");
         }
     }
 

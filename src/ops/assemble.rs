@@ -277,8 +277,8 @@ impl<'a> FileWriter<'a> {
         let resumed = holds_header(&output, &file.layout.header, file.layout.len_bytes);
         if !resumed {
             // Emptied first: what another plan wrote must not be taken for ours.
-            let sized = output.set_len(0).and_then(|()| output.set_len(file.layout.len_bytes));
-            let written = sized.and_then(|()| output.write_all_at(&file.layout.header, 0));
+            let emptied = fsio::start_over(&output, file.layout.len_bytes);
+            let written = emptied.and_then(|()| output.write_all_at(&file.layout.header, 0));
             written.map_err(FsError::io("write", &path))?;
         }
         work.progress.item_start(&file.name, file.layout.len_bytes);

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::copy::Root;
 use super::error::{Error, Result};
-use super::init::{Frame, Kind};
 use super::limits::Cgroups;
 use super::remove::remove_tree;
+use super::wire::{self, Frame, Kind};
 use super::{
     CancelFlag, Captured, ExecOutput, ExecRequest, Limits, Report, Sandbox, disk, fork, init, root,
     seccomp,
@@ -25,8 +25,8 @@ use super::{
 /// Joins the control groups, mounts the overlays, then becomes bwrap, which has the filter of
 /// system calls as descriptor 9. The kernel lets a process into a group only after a grace
 /// period of some milliseconds, in which the mounts are made. Arguments: the filter's file or
-/// nothing, number of join files, the files, number of overlays, for each its lower folder and its own folder (with
-/// `upper`, `work`, `merged`), extra mount options, then bwrap's command line.
+/// nothing, number of join files, the files, number of overlays, for each its lower folder and its
+/// own folder (with `upper`, `work`, `merged`), extra mount options, then bwrap's command line.
 const LAUNCH: &str = r#"set -e
 [ -z "$1" ] || exec 9< "$1"; shift
 n=$1; shift
@@ -248,7 +248,7 @@ impl Bwrap {
     fn exec_in(&mut self, cwd: &str, request: &ExecRequest) -> Result<ExecOutput> {
         let mut env = self.spec.env.clone();
         env.extend(request.env.iter().cloned());
-        let inner = init::Request { script: request.script.clone(), cwd: cwd.to_owned(), env };
+        let inner = wire::Request { script: request.script.clone(), cwd: cwd.to_owned(), env };
         let json = serde_json::to_vec(&inner).expect("strings serialise");
         self.command += 1;
         let mut run = Running::new(self.spec.limits.output_bytes);
@@ -330,7 +330,7 @@ impl Bwrap {
     }
 
     fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
-        let sent = init::write_frame(&self.link.stream, kind, self.command, payload);
+        let sent = wire::write_frame(&self.link.stream, kind, self.command, payload);
         sent.map_err(|error| Error::Died { reason: format!("{error}; {}", self.last_words()) })
     }
 }
@@ -392,7 +392,7 @@ impl Link {
 
     /// Waits for a frame; an error means that the sandbox is dead.
     fn receive(&mut self, wait: Duration) -> io::Result<Option<Frame>> {
-        if let Some(frame) = init::take_frame(&mut self.received)? {
+        if let Some(frame) = wire::take_frame(&mut self.received)? {
             return Ok(Some(frame));
         }
         self.stream.set_read_timeout(Some(wait))?;
@@ -406,7 +406,7 @@ impl Link {
                 _ => return Err(error),
             },
         }
-        init::take_frame(&mut self.received)
+        wire::take_frame(&mut self.received)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod podman;
 mod remove;
 mod root;
 pub mod seccomp;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;

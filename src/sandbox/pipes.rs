@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::init::{Kind, Shared};
+use super::wire::{Host, Kind};
 
 /// Tells of the end of a command, once.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) fn end() -> io::Result<(End, PipeReader)> {
 
 /// The pipes that a command writes into.
 pub(super) struct Pipes {
-    shared: Arc<Shared>,
+    host: Arc<Host>,
     command: u32,
     open: Vec<(Kind, File)>,
     buffer: Vec<u8>,
@@ -40,11 +40,11 @@ pub(super) struct Pipes {
 
 impl Pipes {
     /// Takes the pipes of a command.
-    pub(super) fn of(child: &mut Child, command: u32, shared: &Arc<Shared>) -> Self {
+    pub(super) fn of(child: &mut Child, command: u32, host: &Arc<Host>) -> Self {
         let out = child.stdout.take().map(|out| (Kind::Out, File::from(OwnedFd::from(out))));
         let err = child.stderr.take().map(|err| (Kind::Err, File::from(OwnedFd::from(err))));
         let open = out.into_iter().chain(err).collect();
-        Self { shared: shared.clone(), command, open, buffer: vec![0; 1 << 16] }
+        Self { host: host.clone(), command, open, buffer: vec![0; 1 << 16] }
     }
 
     /// Passes on until the command has ended and nobody can write any more, which may be a process
@@ -60,7 +60,7 @@ impl Pipes {
             }
             self.drain();
             let code = i32::from_le_bytes(code).to_string();
-            self.shared.tell(Kind::Exit, self.command, code.as_bytes());
+            self.host.tell(Kind::Exit, self.command, code.as_bytes());
         }
     }
 
@@ -104,8 +104,8 @@ impl Pipes {
     fn pass_on_once(&mut self, at: usize) -> usize {
         let (kind, file) = &mut self.open[at];
         let len = file.read(&mut self.buffer).unwrap_or(0);
-        if self.shared.wants(self.command) {
-            self.shared.tell(*kind, self.command, &self.buffer[..len]);
+        if self.host.wants(self.command) {
+            self.host.tell(*kind, self.command, &self.buffer[..len]);
         }
         if len == 0 {
             self.open.remove(at);

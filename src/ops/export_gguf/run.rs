@@ -164,8 +164,7 @@ impl Work<'_> {
         let (planned, path) = (self.planned, &self.planned.path);
         if goal == Goal::Write {
             // Emptied first: what another plan wrote must not be taken for ours.
-            let sized = file.set_len(0).and_then(|()| file.set_len(planned.len_bytes));
-            sized.map_err(fsio::Error::io("grow", path))?;
+            fsio::start_over(file, planned.len_bytes).map_err(fsio::Error::io("grow", path))?;
             file.write_all_at(&planned.head, 0).map_err(fsio::Error::io("write", path))?;
         }
         (self.advance)(planned.head.len() as u64);
