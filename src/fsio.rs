@@ -372,31 +372,42 @@ impl Drop for Locked {
     }
 }
 
-/// How often what is being written is sent on its way to the disk.
-const FLUSH_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+/// How often it is looked at how much there is to send to the disk.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// How much of a file is sent at a time: enough for the file system to keep it together.
+const SEND_BYTES: u64 = 32 << 20;
 
 /// Does `work`, which writes to `files`, while another thread sends what is written on its way, so
-/// that the flush at the end has little left to do.
-///
-/// # Errors
-/// A failed flush: the system tells of it only once, so the one at the end may not see it.
-pub fn flushing<R: Send>(files: &[(&File, &Path)], work: impl FnOnce() -> R + Send) -> Result<R> {
+/// that the flush at the end has little left to do. That flush is still needed.
+pub fn flushing<R: Send>(files: &[&File], work: impl FnOnce() -> R + Send) -> R {
     std::thread::scope(|scope| {
         // Dropped when the work ends, whether by returning or by a panic.
-        let (working, ended) = std::sync::mpsc::channel::<()>();
-        let flusher = scope.spawn(move || {
+        let (_working, ended) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || {
+            let mut sent = vec![0; files.len()];
             let timeout = std::sync::mpsc::RecvTimeoutError::Timeout;
-            while ended.recv_timeout(FLUSH_EVERY) == Err(timeout) {
-                for (file, path) in files {
-                    file.sync_data().map_err(Error::io("flush", path))?;
-                }
+            while ended.recv_timeout(LOOK_EVERY) == Err(timeout) {
+                files.iter().zip(&mut sent).for_each(|(file, sent)| send_on(file, sent));
             }
-            Ok(())
         });
-        let done = work();
-        drop(working);
-        flusher.join().expect("flushing does not panic").map(|()| done)
+        work()
     })
+}
+
+/// Starts, and does not wait for, the writing of all that `file` holds, if that is much more than
+/// the `sent` bytes of the last time.
+fn send_on(file: &File, sent: &mut u64) {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(meta) = file.metadata() else { return };
+    let holds = meta.blocks() * 512;
+    if holds >= *sent + SEND_BYTES {
+        *sent = holds;
+        // Advice only: what fails is told by the flush at the end, and a length of 0 is all.
+        // SAFETY: the call touches no memory of this process, and the file is open.
+        unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    }
 }
 
 /// A file written at positions, over several runs if need be, that gets its name when complete.

@@ -183,7 +183,7 @@ impl Work<'_> {
         };
         match goal {
             Goal::Compare => all(),
-            Goal::Write | Goal::Resume => fsio::flushing(&[(file, path.as_path())], all)?,
+            Goal::Write | Goal::Resume => fsio::flushing(&[file], all),
         }
     }
 }
