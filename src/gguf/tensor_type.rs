@@ -61,6 +61,28 @@ impl TensorType {
     pub const BF16: Self = Self(&TABLE[28]);
     /// Blocks of 32 signed bytes with an f16 scale.
     pub const Q8_0: Self = Self(&TABLE[6]);
+    /// Blocks of 32 four-bit codes with an f16 scale.
+    pub const Q4_0: Self = Self(&TABLE[2]);
+    /// Blocks of 32 four-bit codes with an f16 scale and minimum.
+    pub const Q4_1: Self = Self(&TABLE[3]);
+    /// Blocks of 32 five-bit codes with an f16 scale.
+    pub const Q5_0: Self = Self(&TABLE[4]);
+    /// Blocks of 32 five-bit codes with an f16 scale and minimum.
+    pub const Q5_1: Self = Self(&TABLE[5]);
+    /// Superblocks of 16 × 16 two-bit codes, four-bit scales and minima.
+    pub const Q2_K: Self = Self(&TABLE[8]);
+    /// Superblocks of 16 × 16 three-bit codes, six-bit scales.
+    pub const Q3_K: Self = Self(&TABLE[9]);
+    /// Superblocks of 8 × 32 four-bit codes, six-bit scales and minima.
+    pub const Q4_K: Self = Self(&TABLE[10]);
+    /// Superblocks of 8 × 32 five-bit codes, six-bit scales and minima.
+    pub const Q5_K: Self = Self(&TABLE[11]);
+    /// Superblocks of 16 × 16 six-bit codes, eight-bit scales.
+    pub const Q6_K: Self = Self(&TABLE[12]);
+    /// Blocks of 32 four-bit codes into an uneven table, with an f16 scale.
+    pub const IQ4_NL: Self = Self(&TABLE[18]);
+    /// Superblocks of 8 × 32 four-bit codes into an uneven table, six-bit scales.
+    pub const IQ4_XS: Self = Self(&TABLE[21]);
 
     /// Finds a type by its number.
     #[must_use]
@@ -111,7 +133,18 @@ mod tests {
         for (constant, name, id) in [
             (TensorType::F32, "F32", 0),
             (TensorType::F16, "F16", 1),
+            (TensorType::Q4_0, "Q4_0", 2),
+            (TensorType::Q4_1, "Q4_1", 3),
+            (TensorType::Q5_0, "Q5_0", 6),
+            (TensorType::Q5_1, "Q5_1", 7),
             (TensorType::Q8_0, "Q8_0", 8),
+            (TensorType::Q2_K, "Q2_K", 10),
+            (TensorType::Q3_K, "Q3_K", 11),
+            (TensorType::Q4_K, "Q4_K", 12),
+            (TensorType::Q5_K, "Q5_K", 13),
+            (TensorType::Q6_K, "Q6_K", 14),
+            (TensorType::IQ4_NL, "IQ4_NL", 20),
+            (TensorType::IQ4_XS, "IQ4_XS", 23),
             (TensorType::BF16, "BF16", 30),
         ] {
             assert_eq!((constant.name(), constant.id()), (name, id));

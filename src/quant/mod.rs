@@ -4,4 +4,7 @@
 //! the oracle, and a vector version beside it that is tested against it. f32 throughout, never
 //! a fused multiply-add: fusing changes the rounding of some blocks.
 
+mod codec;
 pub mod q8_0;
+
+pub use codec::{Codec, NotFinite, codec};

@@ -5,20 +5,13 @@
 
 use half::f16;
 
+use super::NotFinite;
+
 /// Values in a block.
 pub const BLOCK_LEN: usize = 32;
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 34;
-
-/// A value that cannot be quantised: where it stands, and what it is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NotFinite {
-    /// The index in the slice given.
-    pub index: usize,
-    /// NaN, an infinity, or a value too large for the scale of its block.
-    pub value: f32,
-}
 
 /// Quantises `values` into `out`, with the fastest code that this processor runs.
 ///
@@ -38,25 +31,9 @@ pub fn quantize(values: &[f32], out: &mut [u8]) -> Result<(), NotFinite> {
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: AVX2 was just detected, and the lengths were asserted above.
         let finite = unsafe { avx2::quantize(values, out) };
-        return if finite { Ok(()) } else { Err(first_not_finite(values)) };
+        return if finite { Ok(()) } else { Err(NotFinite::first(values)) };
     }
     quantize_scalar(values, out)
-}
-
-/// Fails if a block of `out`, made of `values`, has an infinite scale: [`quantize`] writes it as
-/// ggml does, and every weight that is read from it is infinite or NaN.
-///
-/// # Errors
-/// [`NotFinite`] for the largest value of the first such block.
-pub fn check_scales(values: &[f32], out: &[u8]) -> Result<(), NotFinite> {
-    let is_infinite = |y: &[u8; BLOCK_BYTES]| u16::from_le_bytes([y[0], y[1]]) == 0x7c00;
-    let Some(block) = out.as_chunks::<BLOCK_BYTES>().0.iter().position(is_infinite) else {
-        return Ok(());
-    };
-    let start = block * BLOCK_LEN;
-    let largest = values[start..start + BLOCK_LEN].iter().fold(0.0_f32, |a, v| a.max(v.abs()));
-    let index = start + values[start..].iter().position(|v| v.abs() == largest).unwrap_or(0);
-    Err(NotFinite { index, value: values[index] })
 }
 
 /// Quantises one value after the other: the oracle of [`quantize`].
@@ -72,7 +49,7 @@ pub fn quantize_scalar(values: &[f32], out: &mut [u8]) -> Result<(), NotFinite> 
         let mut amax = 0.0_f32;
         for value in x {
             if !value.is_finite() {
-                return Err(first_not_finite(values));
+                return Err(NotFinite::first(values));
             }
             amax = amax.max(value.abs());
         }
@@ -106,11 +83,6 @@ pub fn dequantize(blocks: &[u8], out: &mut [f32]) {
 fn inverse(d: f32) -> f32 {
     let id = 1.0 / d;
     if id.is_finite() { id } else { 0.0 }
-}
-
-fn first_not_finite(values: &[f32]) -> NotFinite {
-    let index = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
-    NotFinite { index, value: values[index] }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -193,7 +165,8 @@ mod avx2 {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK_BYTES, BLOCK_LEN, NotFinite, dequantize, quantize, quantize_scalar};
+    use super::super::NotFinite;
+    use super::{BLOCK_BYTES, BLOCK_LEN, dequantize, quantize, quantize_scalar};
 
     /// A fixed sequence, each value in `-1..1`.
     fn noise(len: usize, mut state: u32) -> Vec<f32> {

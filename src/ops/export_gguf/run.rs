@@ -23,7 +23,7 @@ use crate::name::escape;
 use crate::ops::OpError;
 use crate::ops::assemble::Output;
 use crate::progress::{Cancel, Progress, Unit};
-use crate::quant::q8_0;
+use crate::quant;
 
 /// Bytes that one step of work writes: small enough for the cache and for smooth progress.
 const SLAB_BYTES: u64 = 2 << 20;
@@ -386,13 +386,13 @@ fn compute(
 /// The first value that the type cannot hold.
 fn encode(out_type: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), f32> {
     match out_type {
-        TensorType::Q8_0 => q8_0::quantize(values, out)
-            .and_then(|()| q8_0::check_scales(values, out))
-            .map_err(|bad| bad.value)?,
         TensorType::F32 => narrow_from_f32(Dtype::F32, values, out),
         TensorType::F16 => narrow_checked(Dtype::F16, values, out)?,
         TensorType::BF16 => narrow_checked(Dtype::Bf16, values, out)?,
-        other => unreachable!("{} is never planned", other.name()),
+        block => quant::codec(block)
+            .expect("only types with a codec are planned")
+            .quantize(values, None, out)
+            .map_err(|bad| bad.value)?,
     }
     Ok(())
 }
