@@ -2,6 +2,11 @@
 
 use half::f16;
 
+use super::iq4::{Iq4Nl, Iq4Xs};
+use super::k_affine::{Q2K, Q4K, Q5K};
+use super::k_symmetric::{Q3K, Q6K};
+use super::kind::{Kind, Plain};
+use super::legacy::{Q4_0, Q4_1, Q5_0, Q5_1};
 use super::q8_0;
 use crate::gguf::TensorType;
 
@@ -21,6 +26,14 @@ impl NotFinite {
         Self { index, value: values[index] }
     }
 
+    /// Fails for the first NaN or infinity of `values`.
+    fn check(values: &[f32]) -> Result<(), Self> {
+        // The exponents' bits, all set: whole slices are compared at once.
+        let is_finite = |v: &f32| v.to_bits() & 0x7f80_0000 != 0x7f80_0000;
+        let finite = values.iter().fold(true, |finite, v| finite & is_finite(v));
+        if finite { Ok(()) } else { Err(Self::first(values)) }
+    }
+
     /// Describes the largest value of the block that starts at `start`.
     fn largest(values: &[f32], start: usize, len: usize) -> Self {
         let block = &values[start..start + len];
@@ -30,7 +43,7 @@ impl NotFinite {
     }
 }
 
-/// Writes finite values as whole blocks; the weights of the columns are as long as the values.
+/// Writes whole blocks of values, which have been found finite but for Q8_0.
 type Quantize = fn(&[f32], Option<&[f32]>, &mut [u8]) -> Result<(), NotFinite>;
 
 /// A block type that is written: one row of a table.
@@ -44,13 +57,46 @@ pub struct Codec {
     dequantize: fn(&[u8], &mut [f32]),
 }
 
-static CODECS: &[Codec] = &[Codec {
-    tensor_type: TensorType::Q8_0,
-    scales: &[0],
-    scalar: |row, _, out| q8_0::quantize_scalar(row, out),
-    fastest: |row, _, out| q8_0::quantize(row, out),
-    dequantize: q8_0::dequantize,
-}];
+static CODECS: &[Codec] = &[
+    row::<Q4_0>(),
+    row::<Q4_1>(),
+    row::<Q5_0>(),
+    row::<Q5_1>(),
+    Codec {
+        tensor_type: TensorType::Q8_0,
+        scales: &[0],
+        scalar: |row, _, out| q8_0::quantize_scalar(row, out),
+        fastest: |row, _, out| q8_0::quantize(row, out),
+        dequantize: q8_0::dequantize,
+    },
+    row::<Q2K>(),
+    row::<Q3K>(),
+    row::<Q4K>(),
+    row::<Q5K>(),
+    row::<Q6K>(),
+    row::<Iq4Nl>(),
+    row::<Iq4Xs>(),
+];
+
+const fn row<K: Kind>() -> Codec {
+    Codec {
+        tensor_type: K::TYPE,
+        scales: K::SCALES,
+        scalar: scalar::<K>,
+        fastest: scalar::<K>,
+        dequantize: K::dequantize,
+    }
+}
+
+fn scalar<K: Kind>(
+    row: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), NotFinite> {
+    NotFinite::check(row)?;
+    K::quantize::<Plain>(row, importance, out);
+    Ok(())
+}
 
 /// Returns the codec of a block type; `None` for types that are not written.
 #[must_use]

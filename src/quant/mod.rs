@@ -5,6 +5,12 @@
 //! a fused multiply-add: fusing changes the rounding of some blocks.
 
 mod codec;
+mod iq4;
+mod k_affine;
+mod k_symmetric;
+mod kind;
+mod legacy;
 pub mod q8_0;
+mod scalar;
 
 pub use codec::{Codec, NotFinite, codec};
