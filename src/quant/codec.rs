@@ -57,7 +57,7 @@ pub struct Codec {
     dequantize: fn(&[u8], &mut [f32]),
 }
 
-static CODECS: &[Codec] = &[
+pub(super) static CODECS: &[Codec] = &[
     row::<Q4_0>(),
     row::<Q4_1>(),
     row::<Q5_0>(),

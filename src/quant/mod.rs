@@ -5,6 +5,8 @@
 //! a fused multiply-add: fusing changes the rounding of some blocks.
 
 mod codec;
+#[cfg(test)]
+mod golden;
 mod iq4;
 mod k_affine;
 mod k_symmetric;
