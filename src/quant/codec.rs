@@ -3,9 +3,10 @@
 use half::f16;
 
 use super::iq4::{Iq4Nl, Iq4Xs};
+use super::isa::{self, Isa};
 use super::k_affine::{Q2K, Q4K, Q5K};
 use super::k_symmetric::{Q3K, Q6K};
-use super::kind::{Kind, Plain};
+use super::kind::Kind;
 use super::legacy::{Q4_0, Q4_1, Q5_0, Q5_1};
 use super::q8_0;
 use crate::gguf::TensorType;
@@ -19,6 +20,11 @@ pub struct NotFinite {
     pub value: f32,
 }
 
+/// A magnitude that no searched type can store: that of Q6_K ends at `65504 × 128 × 32`, the others
+/// before. The squares of much larger values overflow, upon which ggml's search can end in a block
+/// of zeros.
+const BEYOND: f32 = 4_294_967_296.0;
+
 impl NotFinite {
     /// Describes the first NaN or infinity of `values`, which has one.
     pub(super) fn first(values: &[f32]) -> Self {
@@ -26,12 +32,14 @@ impl NotFinite {
         Self { index, value: values[index] }
     }
 
-    /// Fails for the first NaN or infinity of `values`.
+    /// Fails for the first NaN, infinity, or value that no f16 scale reaches.
     fn check(values: &[f32]) -> Result<(), Self> {
-        // The exponents' bits, all set: whole slices are compared at once.
-        let is_finite = |v: &f32| v.to_bits() & 0x7f80_0000 != 0x7f80_0000;
-        let finite = values.iter().fold(true, |finite, v| finite & is_finite(v));
-        if finite { Ok(()) } else { Err(Self::first(values)) }
+        let fits = |v: &f32| v.abs() < BEYOND;
+        if values.iter().fold(true, |all, v| all & fits(v)) {
+            return Ok(());
+        }
+        let index = values.iter().position(|v| !fits(v)).unwrap_or(0);
+        Err(Self { index, value: values[index] })
     }
 
     /// Describes the largest value of the block that starts at `start`.
@@ -43,8 +51,8 @@ impl NotFinite {
     }
 }
 
-/// Writes whole blocks of values, which have been found finite but for Q8_0.
-type Quantize = fn(&[f32], Option<&[f32]>, &mut [u8]) -> Result<(), NotFinite>;
+/// Checks values, and writes their blocks.
+type Quantize = fn(Isa, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), NotFinite>;
 
 /// A block type that is written: one row of a table.
 #[derive(Debug)]
@@ -52,8 +60,7 @@ pub struct Codec {
     tensor_type: TensorType,
     /// Where the f16 scales of a block stand, in bytes.
     scales: &'static [usize],
-    scalar: Quantize,
-    fastest: Quantize,
+    quantize: Quantize,
     dequantize: fn(&[u8], &mut [f32]),
 }
 
@@ -65,8 +72,10 @@ pub(super) static CODECS: &[Codec] = &[
     Codec {
         tensor_type: TensorType::Q8_0,
         scales: &[0],
-        scalar: |row, _, out| q8_0::quantize_scalar(row, out),
-        fastest: |row, _, out| q8_0::quantize(row, out),
+        quantize: |isa, row, _, out| match isa {
+            Isa::Scalar => q8_0::quantize_scalar(row, out),
+            _ => q8_0::quantize(row, out),
+        },
         dequantize: q8_0::dequantize,
     },
     row::<Q2K>(),
@@ -82,20 +91,13 @@ const fn row<K: Kind>() -> Codec {
     Codec {
         tensor_type: K::TYPE,
         scales: K::SCALES,
-        scalar: scalar::<K>,
-        fastest: scalar::<K>,
+        quantize: |isa, row, importance, out| {
+            NotFinite::check(row)?;
+            isa::quantize::<K>(isa, row, importance, out);
+            Ok(())
+        },
         dequantize: K::dequantize,
     }
-}
-
-fn scalar<K: Kind>(
-    row: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) -> Result<(), NotFinite> {
-    NotFinite::check(row)?;
-    K::quantize::<Plain>(row, importance, out);
-    Ok(())
 }
 
 /// Returns the codec of a block type; `None` for types that are not written.
@@ -127,7 +129,7 @@ impl Codec {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) -> Result<(), NotFinite> {
-        self.checked(self.fastest, row, importance, out)
+        self.quantize_with(Isa::best(), row, importance, out)
     }
 
     /// Quantises with plain scalar f32 in the order of ggml's reference code: the oracle of
@@ -144,7 +146,7 @@ impl Codec {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) -> Result<(), NotFinite> {
-        self.checked(self.scalar, row, importance, out)
+        self.quantize_with(Isa::Scalar, row, importance, out)
     }
 
     /// Restores values, as ggml does: the inverse, up to rounding, of [`Self::quantize`].
@@ -156,16 +158,17 @@ impl Codec {
         (self.dequantize)(blocks, out);
     }
 
-    fn checked(
+    /// Quantises with one instruction set, which this processor must have.
+    pub(super) fn quantize_with(
         &self,
-        quantize: Quantize,
+        isa: Isa,
         row: &[f32],
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) -> Result<(), NotFinite> {
         self.assert_lengths(row.len(), out.len());
         assert!(importance.is_none_or(|w| w.len() == row.len()), "one weight a column");
-        quantize(row, importance, out)?;
+        (self.quantize)(isa, row, importance, out)?;
         let (block_len, block_bytes) = self.geometry();
         let is_infinite = |block: &[u8]| {
             let bits = |at: &usize| u16::from_le_bytes([block[*at], block[at + 1]]);

@@ -8,11 +8,16 @@ mod codec;
 #[cfg(test)]
 mod golden;
 mod iq4;
+mod isa;
 mod k_affine;
 mod k_symmetric;
 mod kind;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod legacy;
 pub mod q8_0;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod search;
 
 pub use codec::{Codec, NotFinite, codec};
