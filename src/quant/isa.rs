@@ -1,10 +1,6 @@
 //! One place where the instruction set of quantisation is chosen.
 
 use super::kind::{Kind, Plain};
-#[cfg(target_arch = "x86_64")]
-use super::lanes::{Eight, Sixteen};
-#[cfg(target_arch = "x86_64")]
-use super::search::Wide;
 
 /// The instruction sets that the searches are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,16 +64,56 @@ pub fn quantize<K: Kind>(isa: Isa, row: &[f32], importance: Option<&[f32]>, out:
     }
 }
 
-// No FMA in either: fusing would change the rounding.
-
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn with_avx2<K: Kind>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    K::quantize::<Wide<Eight>>(row, importance, out);
+    K::quantize::<x86::Avx2>(row, importance, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn with_avx512<K: Kind>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    K::quantize::<Wide<Sixteen>>(row, importance, out);
+    K::quantize::<x86::Avx512>(row, importance, out);
+}
+
+/// The searches, compiled once an instruction set for all types. Without FMA: fusing would change
+/// the rounding.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::super::kind::{Level, SubBlocks};
+    use super::super::lanes::{Eight, Sixteen};
+    use super::super::scalar::Found;
+    use super::super::search;
+
+    /// Used by [`super::with_avx2`] alone.
+    pub struct Avx2;
+
+    impl Level for Avx2 {
+        #[inline(always)]
+        fn scales(how: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
+            // SAFETY: only code that was called because AVX2 is here gets here.
+            unsafe { avx2(how, x, given, found) }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn avx2(how: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
+        search::scales::<Eight>(how, x, given, found);
+    }
+
+    /// Used by [`super::with_avx512`] alone.
+    pub struct Avx512;
+
+    impl Level for Avx512 {
+        #[inline(always)]
+        fn scales(how: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
+            // SAFETY: only code that was called because AVX-512 is here gets here.
+            unsafe { avx512(how, x, given, found) }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn avx512(how: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
+        search::scales::<Sixteen>(how, x, given, found);
+    }
 }

@@ -5,7 +5,7 @@ use super::scalar::{Found, Search};
 use crate::gguf::TensorType;
 
 /// Values whose scales are searched together: sub-blocks for every lane of the widest register.
-pub const CHUNK: usize = 512;
+pub const CHUNK: usize = 1024;
 
 /// The most sub-blocks that a chunk has.
 const SUB_BLOCKS_MAX: usize = CHUNK / 16;

@@ -399,3 +399,115 @@ impl Lanes for Sixteen {
         }
     }
 }
+
+/// Two registers side by side, so that the instructions of one do not wait for each other alone.
+#[derive(Clone, Copy)]
+pub struct Pair<V>(V, V);
+
+impl<V: Lanes> Add for Pair<V> {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0, self.1 + other.1)
+    }
+}
+
+impl<V: Lanes> Sub for Pair<V> {
+    type Output = Self;
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(self.0 - other.0, self.1 - other.1)
+    }
+}
+
+impl<V: Lanes> Mul for Pair<V> {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(self.0 * other.0, self.1 * other.1)
+    }
+}
+
+impl<V: Lanes> Div for Pair<V> {
+    type Output = Self;
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self(self.0 / other.0, self.1 / other.1)
+    }
+}
+
+impl<V: Lanes> Lanes for Pair<V> {
+    const COUNT: usize = 2 * V::COUNT;
+    type Mask = (V::Mask, V::Mask);
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self(V::splat(value), V::splat(value))
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32]) -> Self {
+        Self(V::load(values), V::load(&values[V::COUNT..]))
+    }
+
+    #[inline(always)]
+    fn store(self, out: &mut [f32]) {
+        self.0.store(out);
+        self.1.store(&mut out[V::COUNT..]);
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(self.0.sqrt(), self.1.sqrt())
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self(self.0.abs(), self.1.abs())
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(self.0.min(other.0), self.1.min(other.1))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(self.0.max(other.0), self.1.max(other.1))
+    }
+
+    #[inline(always)]
+    fn less(self, other: Self) -> Self::Mask {
+        (self.0.less(other.0), self.1.less(other.1))
+    }
+
+    #[inline(always)]
+    fn differs(self, other: Self) -> Self::Mask {
+        (self.0.differs(other.0), self.1.differs(other.1))
+    }
+
+    #[inline(always)]
+    fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        (V::and(a.0, b.0), V::and(a.1, b.1))
+    }
+
+    #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        V::any(mask.0) | V::any(mask.1)
+    }
+
+    #[inline(always)]
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+        Self(V::select(mask.0, yes.0, no.0), V::select(mask.1, yes.1, no.1))
+    }
+
+    #[inline(always)]
+    fn whole(self, least: i32, most: i32) -> Self {
+        Self(self.0.whole(least, most), self.1.whole(least, most))
+    }
+
+    #[inline(always)]
+    fn nearest_of_table(self) -> Self {
+        Self(self.0.nearest_of_table(), self.1.nearest_of_table())
+    }
+}

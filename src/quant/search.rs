@@ -3,46 +3,76 @@
 //! Each lane keeps the order of [`super::scalar`], so the bits are the same; steps that only some
 //! lanes accept are chosen by masks.
 
-use super::kind::{Level, SubBlocks, Weights};
-use super::lanes::Lanes;
+use super::kind::{SubBlocks, Weights};
+use super::lanes::{Lanes, Pair};
 use super::scalar::{Error, Found, Grid, Search, TABLE, TINY};
 
-/// Searches with registers of type `V`.
-pub struct Wide<V>(std::marker::PhantomData<V>);
+/// The lanes of four AVX-512 registers.
+const LANES_MAX: usize = 64;
 
-impl<V: Lanes> Level for Wide<V> {
-    #[inline(always)]
-    fn scales(search: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
-        let len = search.len;
-        for (i, found) in found.chunks_mut(V::COUNT).enumerate() {
-            let at = i * V::COUNT * len;
-            let mut buffer = [V::splat(0.0); 32];
-            let lanes = transpose(&x[at..][..found.len() * len], len, &mut buffer);
-            let mut buffer = [V::splat(0.0); 32];
-            let w = match given {
-                Some(given) => transpose(&given[at..][..found.len() * len], len, &mut buffer),
-                None => fill(search.weights, lanes, &mut buffer),
-            };
-            let (scales, mins) = match &search.search {
-                Search::Affine(grid) => affine(grid, lanes, w),
-                Search::Symmetric { nmax } => (symmetric(*nmax, lanes, w), V::splat(0.0)),
-                Search::Greedy { nmax } => (greedy(*nmax, lanes), V::splat(0.0)),
-                Search::Table => (table(lanes, w), V::splat(0.0)),
-            };
-            let mut both = [[0.0; 16]; 2];
-            scales.store(&mut both[0]);
-            mins.store(&mut both[1]);
-            for (i, found) in found.iter_mut().enumerate() {
-                *found = (both[0][i], both[1][i]);
-            }
+/// Searches the scales of sub-blocks: [`super::kind::Level::scales`] with registers of type `V`.
+#[inline(always)]
+pub fn scales<V: Lanes>(search: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
+    if let Search::Greedy { nmax } = search.search {
+        // Each step waits for the one before: the more registers, the less waiting.
+        let count = <Pair<Pair<V>>>::COUNT;
+        for (x, found) in x.chunks(count * search.len).zip(found.chunks_mut(count)) {
+            greedy_group::<Pair<Pair<V>>>(nmax, search.len, x, found);
         }
+        return;
+    }
+    let count = <Pair<V>>::COUNT;
+    for (i, found) in found.chunks_mut(count).enumerate() {
+        let range = i * count * search.len..(i * count + found.len()) * search.len;
+        let given = given.map(|given| &given[range.clone()]);
+        if found.len() > V::COUNT {
+            group::<Pair<V>>(search, &x[range], given, found);
+        } else {
+            group::<V>(search, &x[range], given, found);
+        }
+    }
+}
+
+/// Searches at most as many sub-blocks as there are lanes.
+#[inline(always)]
+fn group<V: Lanes>(search: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
+    let zero = V::splat(0.0);
+    let (mut lanes, mut weights) = ([zero; 32], [zero; 32]);
+    let lanes = transpose(x, search.len, &mut lanes);
+    let w = match given {
+        Some(given) => transpose(given, search.len, &mut weights),
+        None => fill(search.weights, lanes, &mut weights),
+    };
+    let both = match &search.search {
+        Search::Affine(grid) => affine(grid, lanes, w),
+        Search::Symmetric { nmax } => (symmetric(*nmax, lanes, w), zero),
+        Search::Greedy { nmax } => (greedy(*nmax, lanes), zero),
+        Search::Table => (table(lanes, w), zero),
+    };
+    give(both, found);
+}
+
+#[inline(always)]
+fn greedy_group<V: Lanes>(nmax: i32, len: usize, x: &[f32], found: &mut [Found]) {
+    let mut lanes = [V::splat(0.0); 32];
+    give((greedy(nmax, transpose(x, len, &mut lanes)), V::splat(0.0)), found);
+}
+
+/// Hands out what the lanes found.
+#[inline(always)]
+fn give<V: Lanes>((scales, mins): (V, V), found: &mut [Found]) {
+    let mut both = [[0.0; LANES_MAX]; 2];
+    scales.store(&mut both[0]);
+    mins.store(&mut both[1]);
+    for (i, found) in found.iter_mut().enumerate() {
+        *found = (both[0][i], both[1][i]);
     }
 }
 
 /// Puts sub-block `i` of `len` values into lane `i`; lanes without one are 0.
 #[inline(always)]
 fn transpose<'a, V: Lanes>(x: &[f32], len: usize, out: &'a mut [V; 32]) -> &'a [V] {
-    let mut turned = [0.0_f32; 16 * 32];
+    let mut turned = [0.0_f32; LANES_MAX * 32];
     for (lane, x) in x.chunks_exact(len).enumerate() {
         for (i, x) in x.iter().enumerate() {
             turned[i * V::COUNT + lane] = *x;
