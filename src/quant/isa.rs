@@ -83,7 +83,7 @@ mod x86 {
     use super::super::kind::{Level, SubBlocks};
     use super::super::lanes::{Eight, Sixteen};
     use super::super::scalar::Found;
-    use super::super::search;
+    use super::super::{reduce, search};
 
     /// Used by [`super::with_avx2`] alone.
     pub struct Avx2;
@@ -93,6 +93,16 @@ mod x86 {
         fn scales(how: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
             // SAFETY: only code that was called because AVX2 is here gets here.
             unsafe { avx2(how, x, given, found) }
+        }
+
+        #[inline(always)]
+        fn largest(x: &[f32; 32]) -> f32 {
+            reduce::largest(x)
+        }
+
+        #[inline(always)]
+        fn range(x: &[f32; 32]) -> (f32, f32) {
+            reduce::range(x)
         }
     }
 
@@ -109,6 +119,16 @@ mod x86 {
         fn scales(how: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
             // SAFETY: only code that was called because AVX-512 is here gets here.
             unsafe { avx512(how, x, given, found) }
+        }
+
+        #[inline(always)]
+        fn largest(x: &[f32; 32]) -> f32 {
+            reduce::largest(x)
+        }
+
+        #[inline(always)]
+        fn range(x: &[f32; 32]) -> (f32, f32) {
+            reduce::range(x)
         }
     }
 

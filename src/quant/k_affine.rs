@@ -99,11 +99,11 @@ impl Searched for Q2K {
     #[inline(always)]
     fn pack(block: &Block<'_>, out: &mut [u8]) {
         let (mut scales, mut mins) = choose::<16>(block, 15);
-        for i in 0..16 {
-            // Stored in one byte: what is too large for its half runs into the other.
-            let both = scales.codes[i] | mins.codes[i] << 4;
-            out[i] = both;
-            (scales.codes[i], mins.codes[i]) = (both & 15, both >> 4);
+        let codes_of = scales.codes.iter_mut().zip(&mut mins.codes);
+        for ((scale, min), byte) in codes_of.zip(&mut *out) {
+            // What is too large for its half of the byte runs into the other.
+            *byte = *scale | *min << 4;
+            (*scale, *min) = (*byte & 15, *byte >> 4);
         }
         pack_two_bits(&codes(block, &scales, &mins, 3), &mut out[16..80]);
         out[80..82].copy_from_slice(&scales.d.to_le_bytes());

@@ -1,7 +1,7 @@
 //! What a block type must say of itself, and the way that all searched types go: the scales of
 //! some hundred values' sub-blocks, then block by block what is stored.
 
-use super::scalar::{Found, Search};
+use super::scalar::{Found, Search, largest};
 use crate::gguf::TensorType;
 
 /// Values whose scales are searched together: sub-blocks for every lane of the widest register.
@@ -15,6 +15,10 @@ pub trait Level {
     /// Searches the scales of whole sub-blocks of `len` values, at most [`CHUNK`] in all, and
     /// their minima. `given` are the weights where a column has its own.
     fn scales(search: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]);
+    /// Returns the value of largest magnitude, the first of several; 0 for zeros of either sign.
+    fn largest(x: &[f32; 32]) -> f32;
+    /// Returns the least and the greatest value, the first of several zeros.
+    fn range(x: &[f32; 32]) -> (f32, f32);
 }
 
 /// One value after the other: the oracle.
@@ -26,6 +30,18 @@ impl Level for Plain {
         for (i, found) in found.iter_mut().enumerate() {
             *found = search.one(x, given, i, &mut [0; 32][..search.len]);
         }
+    }
+
+    #[inline(always)]
+    fn largest(x: &[f32; 32]) -> f32 {
+        largest(x).0
+    }
+
+    #[inline(always)]
+    fn range(x: &[f32; 32]) -> (f32, f32) {
+        x[1..].iter().fold((x[0], x[0]), |(min, max), x| {
+            (if *x < min { *x } else { min }, if *x > max { *x } else { max })
+        })
     }
 }
 

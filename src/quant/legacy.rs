@@ -7,7 +7,7 @@ use half::f16;
 
 use super::k_affine::weighted;
 use super::kind::{Kind, Level, SubBlocks, Weights, scale_importance, square_sum};
-use super::scalar::{Search, inverse, largest};
+use super::scalar::{ROUND, Search, inverse};
 use crate::gguf::TensorType;
 
 /// Four bits a value.
@@ -27,51 +27,58 @@ struct Codes {
     codes: [u8; 32],
 }
 
-/// Cuts to a whole number, and to its lowest byte, as x86 does it: 0 for what is out of range.
+/// Cuts `v`, at most 127 or not finite, to a whole number; 0 for what is not finite, as on x86.
 #[inline(always)]
 fn truncate(v: f32) -> i8 {
-    const LIMIT: f32 = 2_147_483_648.0;
-    if (-LIMIT..LIMIT).contains(&v) { v as i32 as i8 } else { 0 }
+    // The number stands in the lowest bits of the sum; those of infinity and NaN are 0.
+    (v.trunc() + ROUND).to_bits() as i8
 }
 
 /// Codes around `half`, from the largest value alone.
 #[inline(always)]
-fn around(x: &[f32; 32], half: i8) -> Codes {
-    let d = largest(x).0 / -f32::from(half);
+fn around<L: Level>(x: &[f32; 32], half: i8) -> Codes {
+    let d = L::largest(x) / -f32::from(half);
     let id = inverse(d);
     let middle = f32::from(half) + 0.5;
-    let codes = x.map(|x| truncate(x * id + middle).min(2 * half - 1) as u8);
+    let mut codes = [0; 32];
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = truncate(x * id + middle).min(2 * half - 1) as u8;
+    }
     Codes { d, min: 0.0, codes }
 }
 
 /// Codes from 0 to `nmax`, from the range alone. Only four-bit codes are held to `nmax` by ggml;
 /// five-bit ones cannot pass it either: the largest is `31 ± 31 ulp`.
 #[inline(always)]
-fn from_least(x: &[f32; 32], nmax: i8) -> Codes {
-    let (mut min, mut max) = (f32::MAX, -f32::MAX);
-    for x in x {
-        min = if *x < min { *x } else { min };
-        max = if *x > max { *x } else { max };
-    }
+fn from_least<L: Level>(x: &[f32; 32], nmax: i8) -> Codes {
+    let (min, max) = L::range(x);
     let d = (max - min) / f32::from(nmax);
     let id = inverse(d);
-    Codes { d, min, codes: x.map(|x| truncate((x - min) * id + 0.5).min(nmax) as u8) }
+    let mut codes = [0; 32];
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = truncate((x - min) * id + 0.5).min(nmax) as u8;
+    }
+    Codes { d, min, codes }
 }
 
-/// Quantises block after block: `alike` without importance weights, `search` with them.
+/// What the four types differ in.
+trait Legacy {
+    const BLOCK_BYTES: usize;
+    /// The search with importance weights.
+    const WEIGHTED: SubBlocks;
+    /// Chooses codes without such weights.
+    fn alike<L: Level>(x: &[f32; 32]) -> Codes;
+    fn pack(block: &Codes, out: &mut [u8]);
+}
+
+/// Quantises block after block.
 #[inline(always)]
-fn quantize_blocks<const BYTES: usize>(
-    row: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-    (alike, search): (impl Fn(&[f32; 32]) -> Codes, &SubBlocks),
-    pack: impl Fn(&Codes, &mut [u8; BYTES]),
-) {
+fn quantize<T: Legacy, L: Level>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let blocks = row.as_chunks::<32>().0;
-    let outs = out.as_chunks_mut::<BYTES>().0;
+    let outs = out.chunks_exact_mut(T::BLOCK_BYTES);
     let Some(importance) = importance else {
         for (x, out) in blocks.iter().zip(outs) {
-            pack(&alike(x), out);
+            T::pack(&T::alike::<L>(x), out);
         }
         return;
     };
@@ -79,8 +86,8 @@ fn quantize_blocks<const BYTES: usize>(
     for ((x, q), out) in blocks.iter().zip(importance.as_chunks::<32>().0).zip(outs) {
         let (mut w, mut codes) = ([0.0; 32], [0; 32]);
         scale_importance(x, q, energy, &mut w);
-        let (d, min) = search.one(x, Some(&w), 0, &mut codes);
-        pack(&Codes { d, min: -min, codes }, out);
+        let (d, min) = T::WEIGHTED.one(x, Some(&w), 0, &mut codes);
+        T::pack(&Codes { d, min: -min, codes }, out);
     }
 }
 
@@ -99,8 +106,11 @@ fn pack_low(codes: &[u8; 32], out: &mut [u8]) {
 /// Writes the fifth bits, in order.
 #[inline(always)]
 fn pack_high(codes: &[u8; 32], out: &mut [u8]) {
-    let bits = codes.iter().rev().fold(0_u32, |bits, code| bits << 1 | u32::from(code >> 4 & 1));
-    out.copy_from_slice(&bits.to_le_bytes());
+    for (byte, codes) in out.iter_mut().zip(codes.as_chunks::<8>().0) {
+        let bits = u64::from_le_bytes(*codes) >> 4 & 0x0101_0101_0101_0101;
+        // Moves bit 0 of byte i to bit 56 + i; no two of the moved bits meet.
+        *byte = (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
+    }
 }
 
 fn read_f16(block: &[u8], at: usize) -> f32 {
@@ -111,8 +121,24 @@ fn read_f16(block: &[u8], at: usize) -> f32 {
 fn unpack(low: &[u8], high: u32) -> [i8; 32] {
     std::array::from_fn(|i| {
         let code = low[i % 16] >> (i / 16 * 4) & 15;
-        (code | (high >> i & 1) as u8 * 16) as i8
+        (code | ((high >> i & 1) as u8) << 4) as i8
     })
+}
+
+impl Legacy for Q4_0 {
+    const BLOCK_BYTES: usize = 18;
+    const WEIGHTED: SubBlocks = symmetric(8);
+
+    #[inline(always)]
+    fn alike<L: Level>(x: &[f32; 32]) -> Codes {
+        around::<L>(x, 8)
+    }
+
+    #[inline(always)]
+    fn pack(block: &Codes, out: &mut [u8]) {
+        out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
+        pack_low(&block.codes, &mut out[2..]);
+    }
 }
 
 impl Kind for Q4_0 {
@@ -121,11 +147,7 @@ impl Kind for Q4_0 {
 
     #[inline(always)]
     fn quantize<L: Level>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let how = (|x: &[f32; 32]| around(x, 8), &symmetric(8));
-        quantize_blocks::<18>(row, importance, out, how, |block, out| {
-            out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
-            pack_low(&block.codes, &mut out[2..]);
-        });
+        quantize::<Self, L>(row, importance, out);
     }
 
     fn dequantize(blocks: &[u8], out: &mut [f32]) {
@@ -136,18 +158,30 @@ impl Kind for Q4_0 {
     }
 }
 
+impl Legacy for Q4_1 {
+    const BLOCK_BYTES: usize = 20;
+    const WEIGHTED: SubBlocks = weighted(32, 15);
+
+    #[inline(always)]
+    fn alike<L: Level>(x: &[f32; 32]) -> Codes {
+        from_least::<L>(x, 15)
+    }
+
+    #[inline(always)]
+    fn pack(block: &Codes, out: &mut [u8]) {
+        out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
+        out[2..4].copy_from_slice(&f16::from_f32(block.min).to_le_bytes());
+        pack_low(&block.codes, &mut out[4..]);
+    }
+}
+
 impl Kind for Q4_1 {
     const TYPE: TensorType = TensorType::Q4_1;
     const SCALES: &'static [usize] = &[0, 2];
 
     #[inline(always)]
     fn quantize<L: Level>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let how = (|x: &[f32; 32]| from_least(x, 15), &weighted(32, 15));
-        quantize_blocks::<20>(row, importance, out, how, |block, out| {
-            out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
-            out[2..4].copy_from_slice(&f16::from_f32(block.min).to_le_bytes());
-            pack_low(&block.codes, &mut out[4..]);
-        });
+        quantize::<Self, L>(row, importance, out);
     }
 
     fn dequantize(blocks: &[u8], out: &mut [f32]) {
@@ -158,18 +192,30 @@ impl Kind for Q4_1 {
     }
 }
 
+impl Legacy for Q5_0 {
+    const BLOCK_BYTES: usize = 22;
+    const WEIGHTED: SubBlocks = symmetric(16);
+
+    #[inline(always)]
+    fn alike<L: Level>(x: &[f32; 32]) -> Codes {
+        around::<L>(x, 16)
+    }
+
+    #[inline(always)]
+    fn pack(block: &Codes, out: &mut [u8]) {
+        out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
+        pack_high(&block.codes, &mut out[2..6]);
+        pack_low(&block.codes, &mut out[6..]);
+    }
+}
+
 impl Kind for Q5_0 {
     const TYPE: TensorType = TensorType::Q5_0;
     const SCALES: &'static [usize] = &[0];
 
     #[inline(always)]
     fn quantize<L: Level>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let how = (|x: &[f32; 32]| around(x, 16), &symmetric(16));
-        quantize_blocks::<22>(row, importance, out, how, |block, out| {
-            out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
-            pack_high(&block.codes, &mut out[2..6]);
-            pack_low(&block.codes, &mut out[6..]);
-        });
+        quantize::<Self, L>(row, importance, out);
     }
 
     fn dequantize(blocks: &[u8], out: &mut [f32]) {
@@ -181,19 +227,31 @@ impl Kind for Q5_0 {
     }
 }
 
+impl Legacy for Q5_1 {
+    const BLOCK_BYTES: usize = 24;
+    const WEIGHTED: SubBlocks = weighted(32, 31);
+
+    #[inline(always)]
+    fn alike<L: Level>(x: &[f32; 32]) -> Codes {
+        from_least::<L>(x, 31)
+    }
+
+    #[inline(always)]
+    fn pack(block: &Codes, out: &mut [u8]) {
+        out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
+        out[2..4].copy_from_slice(&f16::from_f32(block.min).to_le_bytes());
+        pack_high(&block.codes, &mut out[4..8]);
+        pack_low(&block.codes, &mut out[8..]);
+    }
+}
+
 impl Kind for Q5_1 {
     const TYPE: TensorType = TensorType::Q5_1;
     const SCALES: &'static [usize] = &[0, 2];
 
     #[inline(always)]
     fn quantize<L: Level>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let how = (|x: &[f32; 32]| from_least(x, 31), &weighted(32, 31));
-        quantize_blocks::<24>(row, importance, out, how, |block, out| {
-            out[..2].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
-            out[2..4].copy_from_slice(&f16::from_f32(block.min).to_le_bytes());
-            pack_high(&block.codes, &mut out[4..8]);
-            pack_low(&block.codes, &mut out[8..]);
-        });
+        quantize::<Self, L>(row, importance, out);
     }
 
     fn dequantize(blocks: &[u8], out: &mut [f32]) {

@@ -16,6 +16,8 @@ mod kind;
 mod lanes;
 mod legacy;
 pub mod q8_0;
+#[cfg(target_arch = "x86_64")]
+mod reduce;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod search;
