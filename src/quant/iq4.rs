@@ -51,7 +51,7 @@ impl Searched for Iq4Nl {
 
     #[inline(always)]
     fn pack(block: &Block<'_>, out: &mut [u8]) {
-        let scale = block.found[0].0;
+        let scale = block.found[0].scale;
         out[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
         pack_codes(&block.x.as_chunks().0[0], inverse(scale), &mut out[2..]);
     }
@@ -66,7 +66,7 @@ impl Searched for Iq4Xs {
 
     #[inline(always)]
     fn pack(block: &Block<'_>, out: &mut [u8]) {
-        let scales: [f32; 8] = std::array::from_fn(|i| block.found[i].0);
+        let scales: [f32; 8] = std::array::from_fn(|i| block.found[i].scale);
         let d = -largest(&scales).0 / 32.0;
         let id = inverse(d);
         let (head, codes) = out.split_at_mut(8);

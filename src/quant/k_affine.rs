@@ -59,8 +59,8 @@ impl<const N: usize> Stored<N> {
 #[inline(always)]
 fn choose<const N: usize>(block: &Block<'_>, nmax: i32) -> (Stored<N>, Stored<N>) {
     let sums = block.weight_sums::<N>();
-    let scales = std::array::from_fn(|i| block.found[i].0);
-    let mins = std::array::from_fn(|i| block.found[i].1);
+    let scales = std::array::from_fn(|i| block.found[i].scale);
+    let mins = std::array::from_fn(|i| block.found[i].min);
     (Stored::choose(scales, sums.as_ref(), nmax), Stored::choose(mins, sums.as_ref(), nmax))
 }
 

@@ -45,11 +45,13 @@ impl Searched for Q3K {
 
     #[inline(always)]
     fn pack(block: &Block<'_>, out: &mut [u8]) {
-        let scales: [f32; 16] = std::array::from_fn(|i| block.found[i].0);
+        let scales: [f32; 16] = std::array::from_fn(|i| block.found[i].scale);
         let (d, stored) = match block.weight_sums::<16>() {
             Some(sums) => {
+                let found = symmetric(32, &scales, &sums);
                 let mut stored = [0; 16];
-                (symmetric(32, &scales, &sums, &mut stored), stored)
+                Search::Symmetric { nmax: 32 }.codes(&scales, &found, &mut stored);
+                (found.scale, stored)
             }
             None => three_bit_scales(&scales),
         };
@@ -102,7 +104,7 @@ impl Searched for Q6K {
 
     #[inline(always)]
     fn pack(block: &Block<'_>, out: &mut [u8]) {
-        let scales: [f32; 16] = std::array::from_fn(|i| block.found[i].0);
+        let scales: [f32; 16] = std::array::from_fn(|i| block.found[i].scale);
         let (max, amax) = largest(&scales);
         if amax < TINY {
             out.fill(0);

@@ -28,7 +28,7 @@ impl Level for Plain {
     #[inline(always)]
     fn scales(search: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: &mut [Found]) {
         for (i, found) in found.iter_mut().enumerate() {
-            *found = search.one(x, given, i, &mut [0; 32][..search.len]);
+            *found = search.one(x, given, i);
         }
     }
 
@@ -96,8 +96,8 @@ pub struct SubBlocks {
 }
 
 impl SubBlocks {
-    /// Searches sub-block `i` of `x`, and writes its codes.
-    pub fn one(&self, x: &[f32], given: Option<&[f32]>, i: usize, codes: &mut [u8]) -> Found {
+    /// Searches sub-block `i` of `x`.
+    fn one(&self, x: &[f32], given: Option<&[f32]>, i: usize) -> Found {
         let range = i * self.len..(i + 1) * self.len;
         let x = &x[range.clone()];
         let mut own = [0.0; 32];
@@ -109,7 +109,7 @@ impl SubBlocks {
                 own
             }
         };
-        self.search.one(x, w, codes)
+        self.search.one(x, w)
     }
 }
 
@@ -134,7 +134,7 @@ pub trait Searched {
 pub struct Block<'a> {
     /// The values.
     pub x: &'a [f32],
-    /// The scale and the minimum of each sub-block.
+    /// What was found for each sub-block.
     pub found: &'a [Found],
     given: Option<&'a [f32]>,
     search: &'a SubBlocks,
@@ -154,7 +154,8 @@ impl Block<'_> {
     /// Writes the codes that the search found for sub-block `i`: those that stay when its scale
     /// is stored as 0.
     pub fn found_codes(&self, i: usize, codes: &mut [u8]) {
-        self.search.one(self.x, self.given, i, codes);
+        let x = &self.x[i * self.search.len..(i + 1) * self.search.len];
+        self.search.search.codes(x, &self.found[i], codes);
     }
 }
 
@@ -163,7 +164,7 @@ impl Block<'_> {
 pub fn quantize<K: Searched, L: Level>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let search = if importance.is_some() { &K::WEIGHTED } else { &K::ALIKE };
     let mut given = [0.0_f32; CHUNK];
-    let mut found = [(0.0, 0.0); SUB_BLOCKS_MAX];
+    let mut found = [Found::default(); SUB_BLOCKS_MAX];
     let outs = out.chunks_mut(CHUNK / K::BLOCK_LEN * K::BLOCK_BYTES);
     for (i, (x, out)) in row.chunks(CHUNK).zip(outs).enumerate() {
         let given = importance.map(|q| {

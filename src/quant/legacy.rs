@@ -6,8 +6,8 @@
 use half::f16;
 
 use super::k_affine::weighted;
-use super::kind::{Kind, Level, SubBlocks, Weights, scale_importance, square_sum};
-use super::scalar::{ROUND, Search, inverse};
+use super::kind::{CHUNK, Kind, Level, SubBlocks, Weights, scale_importance, square_sum};
+use super::scalar::{Found, ROUND, Search, inverse};
 use crate::gguf::TensorType;
 
 /// Four bits a value.
@@ -74,20 +74,26 @@ trait Legacy {
 /// Quantises block after block.
 #[inline(always)]
 fn quantize<T: Legacy, L: Level>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let blocks = row.as_chunks::<32>().0;
-    let outs = out.chunks_exact_mut(T::BLOCK_BYTES);
     let Some(importance) = importance else {
-        for (x, out) in blocks.iter().zip(outs) {
+        let outs = out.chunks_exact_mut(T::BLOCK_BYTES);
+        for (x, out) in row.as_chunks::<32>().0.iter().zip(outs) {
             T::pack(&T::alike::<L>(x), out);
         }
         return;
     };
     let energy = square_sum(row) / row.len() as f32;
-    for ((x, q), out) in blocks.iter().zip(importance.as_chunks::<32>().0).zip(outs) {
-        let (mut w, mut codes) = ([0.0; 32], [0; 32]);
-        scale_importance(x, q, energy, &mut w);
-        let (d, min) = T::WEIGHTED.one(x, Some(&w), 0, &mut codes);
-        T::pack(&Codes { d, min: -min, codes }, out);
+    let (mut w, mut found) = ([0.0; CHUNK], [Found::default(); CHUNK / 32]);
+    let outs = out.chunks_mut(CHUNK / 32 * T::BLOCK_BYTES);
+    for ((x, q), out) in row.chunks(CHUNK).zip(importance.chunks(CHUNK)).zip(outs) {
+        let (w, found) = (&mut w[..x.len()], &mut found[..x.len() / 32]);
+        scale_importance(x, q, energy, w);
+        L::scales(&T::WEIGHTED, x, Some(w), found);
+        let blocks = x.as_chunks::<32>().0.iter().zip(&*found);
+        for ((x, found), out) in blocks.zip(out.chunks_exact_mut(T::BLOCK_BYTES)) {
+            let mut codes = [0; 32];
+            T::WEIGHTED.search.codes(x, found, &mut codes);
+            T::pack(&Codes { d: found.scale, min: -found.min, codes }, out);
+        }
     }
 }
 

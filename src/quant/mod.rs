@@ -5,8 +5,6 @@
 //! a fused multiply-add: fusing changes the rounding of some blocks.
 
 mod codec;
-#[cfg(test)]
-mod golden;
 mod iq4;
 mod isa;
 mod k_affine;
@@ -23,3 +21,6 @@ mod scalar;
 mod search;
 
 pub use codec::{Codec, NotFinite, codec};
+
+#[cfg(test)]
+mod tests;

@@ -72,18 +72,51 @@ pub enum Error {
     Square,
 }
 
-/// A scale, and what is subtracted from the scaled codes: 0 but for [`Search::Affine`].
-pub type Found = (f32, f32);
+/// What the search of a sub-block found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Found {
+    /// The scale.
+    pub scale: f32,
+    /// What is subtracted from the scaled codes: 0 but for [`Search::Affine`].
+    pub min: f32,
+    /// The codes are those of `iscale * (x - base)`, where [`Search::codes`] knows them; `iscale`
+    /// is 0 for a sub-block without a scale.
+    pub iscale: f32,
+    /// See `iscale`.
+    pub base: f32,
+}
+
+/// A scale and a minimum, which is added.
+type Line = (f32, f32);
 
 impl Search {
-    /// Searches the sub-block `x` of at most 32 values with weights `w`; `codes` gets the best
-    /// codes, from 0 (for [`Search::Table`] nothing).
-    pub fn one(&self, x: &[f32], w: &[f32], codes: &mut [u8]) -> Found {
+    /// Searches the sub-block `x` of at most 32 values with weights `w`.
+    pub fn one(&self, x: &[f32], w: &[f32]) -> Found {
         match *self {
-            Self::Affine(grid) => affine(&grid, x, w, codes),
-            Self::Symmetric { nmax } => (symmetric(nmax, x, w, codes), 0.0),
-            Self::Greedy { nmax } => (greedy(nmax, x, codes), 0.0),
-            Self::Table => (table(x, w), 0.0),
+            Self::Affine(grid) => affine(&grid, x, w),
+            Self::Symmetric { nmax } => symmetric(nmax, x, w),
+            Self::Greedy { nmax } => {
+                Found { scale: greedy(nmax, x, &mut [0; 32]), ..Found::default() }
+            }
+            Self::Table => Found { scale: table(x, w), ..Found::default() },
+        }
+    }
+
+    /// Writes the codes that the search ended with, from 0; nothing for [`Search::Table`].
+    #[inline(always)]
+    pub fn codes(&self, x: &[f32], found: &Found, codes: &mut [u8]) {
+        match *self {
+            Self::Affine(grid) => encode(&grid, x, (found.iscale, found.base), codes),
+            Self::Symmetric { .. } if found.iscale == 0.0 => codes.fill(0),
+            Self::Symmetric { nmax } => {
+                for (code, x) in codes.iter_mut().zip(x) {
+                    *code = (nearest_in(found.iscale * x, -nmax, nmax - 1) + nmax) as u8;
+                }
+            }
+            Self::Greedy { nmax } => {
+                greedy(nmax, x, codes);
+            }
+            Self::Table => {}
         }
     }
 }
@@ -125,7 +158,7 @@ pub fn largest(x: &[f32]) -> (f32, f32) {
     (max, amax)
 }
 
-fn affine(grid: &Grid, x: &[f32], w: &[f32], codes: &mut [u8]) -> Found {
+fn affine(grid: &Grid, x: &[f32], w: &[f32]) -> Found {
     let (mut min, mut max) = (x[0], x[0]);
     let (mut sum_w, mut sum_x) = (w[0], w[0] * x[0]);
     for (x, w) in x.iter().zip(w).skip(1) {
@@ -136,32 +169,31 @@ fn affine(grid: &Grid, x: &[f32], w: &[f32], codes: &mut [u8]) -> Found {
     }
     min = if min > 0.0 { 0.0 } else { min };
     if max <= min {
-        codes.fill(0);
-        return (0.0, -min);
+        return Found { min: -min, ..Found::default() };
     }
     let nmax = grid.nmax as f32;
-    let iscale = nmax / (max - min);
-    let mut scale = 1.0 / iscale;
-    encode(grid, x, (iscale, min), codes);
+    let mut start = (nmax / (max - min), min);
+    let mut scale = 1.0 / start.0;
+    let mut codes = [0; 32];
+    let codes = &mut codes[..x.len()];
+    encode(grid, x, start, codes);
     let mut best = error(grid, x, w, (scale, min), codes);
-    let mut tried = [0; 32];
-    let tried = &mut tried[..x.len()];
     for step in 0..=grid.last {
         // From the minimum accepted last, not from the smallest value.
-        let iscale = (grid.first + grid.step * step as f32 + nmax) / (max - min);
-        encode(grid, x, (iscale, min), tried);
-        let Some(fit) = fit(x, w, tried, (sum_w, sum_x)) else { continue };
-        let error = error(grid, x, w, fit, tried);
+        let tried = ((grid.first + grid.step * step as f32 + nmax) / (max - min), min);
+        encode(grid, x, tried, codes);
+        let Some(fit) = fit(x, w, codes, (sum_w, sum_x)) else { continue };
+        let error = error(grid, x, w, fit, codes);
         if error < best {
-            codes.copy_from_slice(tried);
-            best = error;
+            (best, start) = (error, tried);
             (scale, min) = fit;
         }
     }
-    (scale, -min)
+    Found { scale, min: -min, iscale: start.0, base: start.1 }
 }
 
 /// Writes the codes of the values for an inverse scale and a minimum.
+#[inline(always)]
 fn encode(grid: &Grid, x: &[f32], (iscale, min): (f32, f32), codes: &mut [u8]) {
     for (code, x) in codes.iter_mut().zip(x) {
         *code = nearest_in(iscale * (x - min), 0, grid.nmax) as u8;
@@ -169,7 +201,7 @@ fn encode(grid: &Grid, x: &[f32], (iscale, min): (f32, f32), codes: &mut [u8]) {
 }
 
 /// Returns the scale and the minimum, at most 0, of least squared error for these codes.
-fn fit(x: &[f32], w: &[f32], codes: &[u8], (sum_w, sum_x): (f32, f32)) -> Option<Found> {
+fn fit(x: &[f32], w: &[f32], codes: &[u8], (sum_w, sum_x): (f32, f32)) -> Option<Line> {
     let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0, 0.0, 0.0);
     for ((x, w), code) in x.iter().zip(w).zip(codes) {
         let l = f32::from(*code);
@@ -185,7 +217,7 @@ fn fit(x: &[f32], w: &[f32], codes: &[u8], (sum_w, sum_x): (f32, f32)) -> Option
     })
 }
 
-fn error(grid: &Grid, x: &[f32], w: &[f32], (scale, min): Found, codes: &[u8]) -> f32 {
+fn error(grid: &Grid, x: &[f32], w: &[f32], (scale, min): Line, codes: &[u8]) -> f32 {
     let mut sum = 0.0;
     for ((x, w), code) in x.iter().zip(w).zip(codes) {
         let rest = scale * f32::from(*code) + min - x;
@@ -195,11 +227,10 @@ fn error(grid: &Grid, x: &[f32], w: &[f32], (scale, min): Found, codes: &[u8]) -
 }
 
 /// Also finds the scale of a whole block from those of its sub-blocks.
-pub fn symmetric(nmax: i32, x: &[f32], w: &[f32], codes: &mut [u8]) -> f32 {
+pub fn symmetric(nmax: i32, x: &[f32], w: &[f32]) -> Found {
     let (max, amax) = largest(x);
     if amax < TINY {
-        codes.fill(0);
-        return 0.0;
+        return Found::default();
     }
     let code = |iscale: f32, x: f32| nearest_in(iscale * x, -nmax, nmax - 1);
     let sums = |iscale: f32| {
@@ -224,10 +255,7 @@ pub fn symmetric(nmax: i32, x: &[f32], w: &[f32], codes: &mut [u8]) -> f32 {
             best = scale * sum_lx;
         }
     }
-    for (l, x) in codes.iter_mut().zip(x) {
-        *l = (nmax + code(best_iscale, *x)) as u8;
-    }
-    scale
+    Found { scale, min: 0.0, iscale: best_iscale, base: 0.0 }
 }
 
 fn greedy(nmax: i32, x: &[f32], codes: &mut [u8]) -> f32 {

@@ -43,29 +43,32 @@ fn group<V: Lanes>(search: &SubBlocks, x: &[f32], given: Option<&[f32]>, found: 
         Some(given) => transpose(given, search.len, &mut weights),
         None => fill(search.weights, lanes, &mut weights),
     };
-    let both = match &search.search {
+    let lanes_found = match &search.search {
         Search::Affine(grid) => affine(grid, lanes, w),
-        Search::Symmetric { nmax } => (symmetric(*nmax, lanes, w), zero),
-        Search::Greedy { nmax } => (greedy(*nmax, lanes), zero),
-        Search::Table => (table(lanes, w), zero),
+        Search::Symmetric { nmax } => symmetric(*nmax, lanes, w),
+        Search::Greedy { nmax } => [greedy(*nmax, lanes), zero, zero, zero],
+        Search::Table => [table(lanes, w), zero, zero, zero],
     };
-    give(both, found);
+    give(lanes_found, found);
 }
 
 #[inline(always)]
 fn greedy_group<V: Lanes>(nmax: i32, len: usize, x: &[f32], found: &mut [Found]) {
-    let mut lanes = [V::splat(0.0); 32];
-    give((greedy(nmax, transpose(x, len, &mut lanes)), V::splat(0.0)), found);
+    let zero = V::splat(0.0);
+    let mut lanes = [zero; 32];
+    give([greedy(nmax, transpose(x, len, &mut lanes)), zero, zero, zero], found);
 }
 
-/// Hands out what the lanes found.
+/// Hands out what the lanes found: scales, minima, inverse scales, bases.
 #[inline(always)]
-fn give<V: Lanes>((scales, mins): (V, V), found: &mut [Found]) {
-    let mut both = [[0.0; LANES_MAX]; 2];
-    scales.store(&mut both[0]);
-    mins.store(&mut both[1]);
+fn give<V: Lanes>(lanes: [V; 4], found: &mut [Found]) {
+    let mut values = [[0.0; LANES_MAX]; 4];
+    for (lanes, values) in lanes.into_iter().zip(&mut values) {
+        lanes.store(values);
+    }
+    let [scales, mins, iscales, bases] = &values;
     for (i, found) in found.iter_mut().enumerate() {
-        *found = (both[0][i], both[1][i]);
+        *found = Found { scale: scales[i], min: mins[i], iscale: iscales[i], base: bases[i] };
     }
 }
 
@@ -114,7 +117,7 @@ fn fill<'a, V: Lanes>(weights: Weights, x: &[V], w: &'a mut [V; 32]) -> &'a [V] 
 }
 
 #[inline(always)]
-fn affine<V: Lanes>(grid: &Grid, x: &[V], w: &[V]) -> (V, V) {
+fn affine<V: Lanes>(grid: &Grid, x: &[V], w: &[V]) -> [V; 4] {
     let zero = V::splat(0.0);
     let (mut min, mut max) = (x[0], x[0]);
     let (mut sum_w, mut sum_x) = (w[0], w[0] * x[0]);
@@ -127,10 +130,10 @@ fn affine<V: Lanes>(grid: &Grid, x: &[V], w: &[V]) -> (V, V) {
     let nmax = V::splat(grid.nmax as f32);
     let mut codes = [zero; 32];
     let codes = &mut codes[..x.len()];
-    let iscale = nmax / (max - min);
-    let mut scale = V::splat(1.0) / iscale;
+    let mut start = (nmax / (max - min), min);
+    let mut scale = V::splat(1.0) / start.0;
     for (code, x) in codes.iter_mut().zip(x) {
-        *code = (iscale * (*x - min)).whole(0, grid.nmax);
+        *code = (start.0 * (*x - min)).whole(0, grid.nmax);
     }
     let mut best = error(grid.error, x, w, (scale, min), codes);
     for step in 0..=grid.last {
@@ -153,9 +156,12 @@ fn affine<V: Lanes>(grid: &Grid, x: &[V], w: &[V]) -> (V, V) {
         let accept = V::and(zero.less(det), error.less(best));
         best = V::select(accept, error, best);
         scale = V::select(accept, fit_scale, scale);
+        start = (V::select(accept, iscale, start.0), V::select(accept, min, start.1));
         min = V::select(accept, fit_min, min);
     }
-    (V::select(is_wide, scale, zero), zero - V::select(is_wide, min, least))
+    // Not `0 - min`: the sign of a zero is stored by the types of 32 values.
+    let min = V::splat(-1.0) * V::select(is_wide, min, least);
+    [V::select(is_wide, scale, zero), min, V::select(is_wide, start.0, zero), start.1]
 }
 
 #[inline(always)]
@@ -184,10 +190,10 @@ fn largest<V: Lanes>(x: &[V]) -> (V, V) {
 }
 
 #[inline(always)]
-fn symmetric<V: Lanes>(nmax: i32, x: &[V], w: &[V]) -> V {
+fn symmetric<V: Lanes>(nmax: i32, x: &[V], w: &[V]) -> [V; 4] {
     let zero = V::splat(0.0);
     let (max, amax) = largest(x);
-    let (mut scale, mut best) = (zero, zero);
+    let (mut scale, mut best, mut start) = (zero, zero, zero);
     for step in 0..19 {
         // The scale of the largest value alone comes first, then those around it.
         let around = [0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9][step];
@@ -200,15 +206,17 @@ fn symmetric<V: Lanes>(nmax: i32, x: &[V], w: &[V]) -> V {
         let fit = sum_lx / sum_l2;
         if step == 0 {
             scale = V::select(sum_l2.differs(zero), fit, zero);
-            best = scale * sum_lx;
+            (best, start) = (scale * sum_lx, iscale);
         } else {
             let better = (best * sum_l2).less(sum_lx * sum_lx);
             let accept = V::and(zero.less(sum_l2), better);
             scale = V::select(accept, fit, scale);
             best = V::select(accept, fit * sum_lx, best);
+            start = V::select(accept, iscale, start);
         }
     }
-    V::select(amax.less(V::splat(TINY)), zero, scale)
+    let is_tiny = amax.less(V::splat(TINY));
+    [V::select(is_tiny, zero, scale), zero, V::select(is_tiny, zero, start), zero]
 }
 
 #[inline(always)]
