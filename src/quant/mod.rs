@@ -1,8 +1,9 @@
 //! Block quantisation, bit for bit as ggml's x86 builds do it.
 //!
-//! One file a family. Each has a scalar version in the order of ggml's reference code, which is
-//! the oracle, and a vector version beside it that is tested against it. f32 throughout, never
-//! a fused multiply-add: fusing changes the rounding of some blocks.
+//! One file a family says how its blocks are searched and packed. The searches stand twice: in
+//! `scalar`, in the order of ggml's reference code, which is the oracle, and in `search`, a
+//! sub-block a lane. f32 throughout, never a fused multiply-add: fusing changes the rounding of
+//! some blocks.
 
 mod codec;
 mod iq4;
