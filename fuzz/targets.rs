@@ -16,7 +16,7 @@ use tmax_ckpt::engine::endpoint::{Endpoint, EndpointOptions};
 use tmax_ckpt::engine::template::{ChatTemplate, Ending};
 use tmax_ckpt::engine::tokens::{SpeechFiles, Tokens};
 use tmax_ckpt::engine::toolcall::ToolFormat;
-use tmax_ckpt::gguf::Gguf;
+use tmax_ckpt::gguf::{Gguf, Imatrix};
 use tmax_ckpt::harness::dockerfile::{Plan, Step};
 use tmax_ckpt::harness::import;
 use tmax_ckpt::harness::prompts::Prompts;
@@ -42,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     ("names", names),
     ("sizes", sizes),
     ("gguf_head", gguf_head),
+    ("imatrix", imatrix),
     ("revision_pattern", revision_pattern),
     ("hub_reference", hub_reference),
     ("hub_tree", hub_tree),
@@ -105,6 +106,14 @@ pub fn sizes(bytes: &[u8]) {
 /// A GGUF file's metadata and tensor list.
 pub fn gguf_head(bytes: &[u8]) {
     let _ = Gguf::parse(bytes);
+}
+
+/// An importance matrix of either format: every weight is one.
+pub fn imatrix(bytes: &[u8]) {
+    let Ok(imatrix) = Imatrix::parse(bytes) else { return };
+    let mut weights = imatrix.entries.values().flatten();
+    assert!(weights.all(|weight| weight.is_finite() && *weight >= 0.0));
+    assert!(imatrix.entries.values().all(|entry| !entry.is_empty()));
 }
 
 /// Revision expressions: lists, globs, ranges.

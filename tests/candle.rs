@@ -11,7 +11,8 @@ use tmax_ckpt::checkpoint::Checkpoint;
 use tmax_ckpt::dtype::Dtype;
 use tmax_ckpt::engine::backend::{Backend as _, Rows, WeightPrecision};
 use tmax_ckpt::engine::cpu::CpuBackend;
-use tmax_ckpt::ops::export_gguf::{Options, OutType, plan, run};
+use tmax_ckpt::gguf::FileType;
+use tmax_ckpt::ops::export_gguf::{Options, plan, run};
 use tmax_ckpt::progress::{Cancel, Silent};
 use tmax_ckpt::quant::q8_0;
 
@@ -106,8 +107,11 @@ fn candle_reads_an_exported_file() {
     let file = dir.path().join("tied.gguf");
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf/tied");
     let checkpoint = Checkpoint::open(&fixture).unwrap();
-    let options =
-        Options { outtype: OutType::Q8_0, outfile: Some(file.clone()), ..Options::default() };
+    let options = Options {
+        outtype: FileType::Q8_0.into(),
+        outfile: Some(file.clone()),
+        ..Options::default()
+    };
     run(&plan(&checkpoint, &options).unwrap(), &Silent, &Cancel::default()).unwrap();
     let bytes = std::fs::read(&file).unwrap();
     let ours = tmax_ckpt::gguf::Gguf::parse(&bytes).unwrap();

@@ -10,25 +10,25 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 use tmax_ckpt::checkpoint::Checkpoint;
 use tmax_ckpt::error::{Kind, Result};
-use tmax_ckpt::gguf::{Gguf, Value};
+use tmax_ckpt::gguf::{FileType, Gguf, Value};
 use tmax_ckpt::ops::assemble::Output;
 use tmax_ckpt::ops::export_gguf::{Contents, Mtp, Options, OutType, Written, plan, run};
 use tmax_ckpt::progress::{Cancel, Silent};
 
-const OUT_TYPES: &[(&str, OutType)] = &[
-    ("f32", OutType::F32),
-    ("f16", OutType::F16),
-    ("bf16", OutType::Bf16),
-    ("q8_0", OutType::Q8_0),
+const OUT_TYPES: &[(&str, FileType)] = &[
+    ("f32", FileType::F32),
+    ("f16", FileType::F16),
+    ("bf16", FileType::BF16),
+    ("q8_0", FileType::Q8_0),
 ];
 
-fn fixture(kind: &str) -> PathBuf {
+pub fn fixture(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf").join(kind)
 }
 
 /// A copy of a fixture that a test may change. The folder's name, which becomes the model's,
 /// stays.
-fn copy(kind: &str, dir: &tempfile::TempDir) -> PathBuf {
+pub fn copy(kind: &str, dir: &tempfile::TempDir) -> PathBuf {
     let to = dir.path().join(kind);
     std::fs::create_dir(&to).expect("creates");
     for entry in std::fs::read_dir(fixture(kind)).expect("lists") {
@@ -38,7 +38,7 @@ fn copy(kind: &str, dir: &tempfile::TempDir) -> PathBuf {
     to
 }
 
-fn export(dir: &Path, options: &Options) -> Result<Vec<Written>> {
+pub fn export(dir: &Path, options: &Options) -> Result<Vec<Written>> {
     let checkpoint = Checkpoint::open(dir)?;
     let plan = plan(&checkpoint, options)?;
     let planned: Vec<u64> = plan.files.iter().map(|f| f.len_bytes).collect();
@@ -49,11 +49,11 @@ fn export(dir: &Path, options: &Options) -> Result<Vec<Written>> {
     Ok(written)
 }
 
-fn options(out: &Path, outtype: OutType) -> Options {
-    Options { outtype, outfile: Some(out.to_owned()), ..Options::default() }
+pub fn options(out: &Path, outtype: impl Into<OutType>) -> Options {
+    Options { outtype: outtype.into(), outfile: Some(out.to_owned()), ..Options::default() }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -79,7 +79,7 @@ fn edit_json(path: &Path, edit: impl FnOnce(&mut Json)) {
 type Tensors = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
 
 /// Rewrites the single safetensors file of `dir`.
-fn edit_tensors(dir: &Path, edit: impl FnOnce(&mut Tensors)) {
+pub fn edit_tensors(dir: &Path, edit: impl FnOnce(&mut Tensors)) {
     let path = dir.join("model.safetensors");
     let bytes = std::fs::read(&path).expect("reads");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("parses");
@@ -96,7 +96,7 @@ fn edit_tensors(dir: &Path, edit: impl FnOnce(&mut Tensors)) {
     std::fs::write(&path, bytes).expect("writes");
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).expect("lists");
     let mut names: Vec<String> =
         entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
@@ -141,7 +141,7 @@ fn a_foreign_reader_agrees_with_ours() {
     let dir = tempfile::tempdir().expect("a temp dir");
     for kind in ["tied", "vl", "qwen3"] {
         let out = dir.path().join(format!("{kind}.gguf"));
-        export(&fixture(kind), &options(&out, OutType::Q8_0)).expect("exports");
+        export(&fixture(kind), &options(&out, FileType::Q8_0)).expect("exports");
         let ours = Gguf::open(&out).expect("reads");
         let path = out.to_str().expect("a plain path");
         let mut container = gguf_rs::get_gguf_container_array_size(path, u64::MAX).expect("opens");
@@ -166,10 +166,10 @@ fn a_foreign_reader_agrees_with_ours() {
 fn default_names_are_llama_cpps_and_go_to_the_folder_given() {
     let dir = tempfile::tempdir().expect("a temp dir");
     export(&fixture("vl"), &options(dir.path(), OutType::Auto)).expect("exports");
-    let mmproj = Options { contents: Contents::Mmproj, ..options(dir.path(), OutType::F16) };
+    let mmproj = Options { contents: Contents::Mmproj, ..options(dir.path(), FileType::F16) };
     export(&fixture("vl"), &mmproj).expect("exports");
     let template = dir.path().join("m.{ftype}.{FTYPE}.gguf");
-    export(&fixture("qwen3"), &options(&template, OutType::Q8_0)).expect("exports");
+    export(&fixture("qwen3"), &options(&template, FileType::Q8_0)).expect("exports");
     assert_eq!(names(dir.path()), ["Vl-234K-BF16.gguf", "m.q8_0.Q8_0.gguf", "mmproj-Vl-F16.gguf"]);
 }
 
@@ -177,8 +177,8 @@ fn default_names_are_llama_cpps_and_go_to_the_folder_given() {
 fn splits_hold_the_same_tensors_and_name_themselves() {
     let dir = tempfile::tempdir().expect("a temp dir");
     let (whole, split) = (dir.path().join("whole.gguf"), dir.path().join("split.gguf"));
-    export(&fixture("vl"), &options(&whole, OutType::Bf16)).expect("exports");
-    let with_limit = Options { split_max_bytes: Some(100_000), ..options(&split, OutType::Bf16) };
+    export(&fixture("vl"), &options(&whole, FileType::BF16)).expect("exports");
+    let with_limit = Options { split_max_bytes: Some(100_000), ..options(&split, FileType::BF16) };
     let written = export(&fixture("vl"), &with_limit).expect("exports");
     let count = written.len();
     assert!(count > 3, "{count}");
@@ -198,7 +198,7 @@ fn splits_hold_the_same_tensors_and_name_themselves() {
         joined.extend(hashes(&file.path).1);
     }
     assert_eq!(joined, whole_hashes);
-    let roomy = Options { split_max_bytes: Some(1 << 40), ..options(&split, OutType::Bf16) };
+    let roomy = Options { split_max_bytes: Some(1 << 40), ..options(&split, FileType::BF16) };
     assert_eq!(export(&fixture("vl"), &roomy).expect("exports")[0].path, split);
 }
 
@@ -208,13 +208,13 @@ fn mtp_is_counted_from_the_tensors() {
     let ckpt = copy("untied", &dir);
     edit_json(&ckpt.join("config.json"), |config| config["mtp_num_hidden_layers"] = json!(1));
     let out = dir.path().join("declared.gguf");
-    export(&ckpt, &options(&out, OutType::Bf16)).expect("exports");
+    export(&ckpt, &options(&out, FileType::BF16)).expect("exports");
     let declared = Gguf::open(&out).expect("reads");
     assert_eq!(declared.metadata.get("qwen35.block_count"), Some(&Value::U32(4)));
     assert_eq!(declared.metadata.get("qwen35.nextn_predict_layers"), None);
 
     let without = dir.path().join("without.gguf");
-    let drop = Options { mtp: Mtp::Drop, ..options(&without, OutType::Bf16) };
+    let drop = Options { mtp: Mtp::Drop, ..options(&without, FileType::BF16) };
     export(&fixture("vl"), &drop).expect("exports");
     let without = Gguf::open(&without).expect("reads");
     assert_eq!(without.metadata.get("qwen35.block_count"), Some(&Value::U32(4)));
@@ -226,13 +226,13 @@ fn a_duplicate_of_a_tied_head_is_left_out() {
     let dir = tempfile::tempdir().expect("a temp dir");
     let ckpt = copy("tied", &dir);
     let plain = dir.path().join("plain.gguf");
-    export(&ckpt, &options(&plain, OutType::Q8_0)).expect("exports");
+    export(&ckpt, &options(&plain, FileType::Q8_0)).expect("exports");
     edit_tensors(&ckpt, |tensors| {
         let embedding = tensors["model.language_model.embed_tokens.weight"].clone();
         tensors.insert("lm_head.weight".into(), embedding);
     });
     let out = dir.path().join("duplicate.gguf");
-    export(&ckpt, &options(&out, OutType::Q8_0)).expect("exports");
+    export(&ckpt, &options(&out, FileType::Q8_0)).expect("exports");
     assert!(std::fs::read(&plain).expect("reads") == std::fs::read(&out).expect("reads"));
 }
 
@@ -241,7 +241,7 @@ fn every_layout_of_the_names_gives_the_same_tensors() {
     let dir = tempfile::tempdir().expect("a temp dir");
     let ckpt = copy("tied", &dir);
     let plain = dir.path().join("plain.gguf");
-    export(&ckpt, &options(&plain, OutType::Bf16)).expect("exports");
+    export(&ckpt, &options(&plain, FileType::BF16)).expect("exports");
     for prefix in ["model.", "model.language_model.language_model.language_model."] {
         let other = tempfile::tempdir().expect("a temp dir");
         let ckpt = copy("tied", &other);
@@ -252,7 +252,7 @@ fn every_layout_of_the_names_gives_the_same_tensors() {
             *tensors = renamed.collect();
         });
         let out = other.path().join("other.gguf");
-        export(&ckpt, &options(&out, OutType::Bf16)).expect("exports");
+        export(&ckpt, &options(&out, FileType::BF16)).expect("exports");
         assert_eq!(hashes(&out), hashes(&plain), "{prefix}");
     }
 }
@@ -267,7 +267,7 @@ fn a_nan_stops_before_the_file_has_its_name() {
         data[at..at + 2].copy_from_slice(&[0xc0, 0x7f]);
     });
     let out = tempfile::tempdir().expect("a temp dir");
-    let error = export(&ckpt, &options(&out.path().join("x.gguf"), OutType::Q8_0));
+    let error = export(&ckpt, &options(&out.path().join("x.gguf"), FileType::Q8_0));
     let error = error.expect_err("a NaN cannot be quantised");
     assert_eq!(error.kind(), Kind::BadData);
     assert_eq!(
@@ -275,7 +275,7 @@ fn a_nan_stops_before_the_file_has_its_name() {
         "tensor `model.layers.1.mlp.up_proj.weight` has NaN in row 5, which Q8_0 cannot hold"
     );
     assert!(names(out.path()).is_empty());
-    export(&ckpt, &options(&out.path().join("x.gguf"), OutType::Bf16)).expect("bf16 holds a NaN");
+    export(&ckpt, &options(&out.path().join("x.gguf"), FileType::BF16)).expect("bf16 holds a NaN");
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_value_too_large_for_the_type_is_refused() {
     });
     let out = tempfile::tempdir().expect("a temp dir");
     // 2^24 is 256 times what f16 holds, and its block's scale would be twice that.
-    for (outtype, name) in [(OutType::F16, "F16"), (OutType::Q8_0, "Q8_0")] {
+    for (outtype, name) in [(FileType::F16, "F16"), (FileType::Q8_0, "Q8_0")] {
         let error = export(&ckpt, &options(&out.path().join("x.gguf"), outtype));
         let error = error.expect_err("it would become infinite");
         assert_eq!(
@@ -301,7 +301,7 @@ fn a_value_too_large_for_the_type_is_refused() {
         );
         assert!(names(out.path()).is_empty());
     }
-    export(&ckpt, &options(&out.path().join("x.gguf"), OutType::Bf16)).expect("bf16 holds it");
+    export(&ckpt, &options(&out.path().join("x.gguf"), FileType::BF16)).expect("bf16 holds it");
 }
 
 #[test]
@@ -309,10 +309,10 @@ fn a_cancelled_export_has_no_name_and_the_next_one_goes_on() {
     let out = tempfile::tempdir().expect("a temp dir");
     let checkpoint = Checkpoint::open(&fixture("vl")).expect("opens");
     let clean = out.path().join("clean.gguf");
-    export(&fixture("vl"), &options(&clean, OutType::Q8_0)).expect("exports");
+    export(&fixture("vl"), &options(&clean, FileType::Q8_0)).expect("exports");
     let wanted = std::fs::read(&clean).expect("reads");
     let path = out.path().join("x.gguf");
-    let plan = plan(&checkpoint, &options(&path, OutType::Q8_0)).expect("plans");
+    let plan = plan(&checkpoint, &options(&path, FileType::Q8_0)).expect("plans");
     let cancel = Cancel::default();
     cancel.set();
     let error = run(&plan, &Silent, &cancel).expect_err("cancelled");
@@ -340,26 +340,26 @@ fn a_finished_export_is_compared_and_anything_else_is_not_overwritten() {
     let out = tempfile::tempdir().expect("a temp dir");
     let path = out.path().join("x.gguf");
     let export = |outtype| export(&fixture("tied"), &options(&path, outtype));
-    assert_eq!(export(OutType::Q8_0).expect("writes")[0].found, Output::Free);
+    assert_eq!(export(FileType::Q8_0).expect("writes")[0].found, Output::Free);
     let before = std::fs::metadata(&path).expect("stats").modified().expect("a time");
     let wanted = std::fs::read(&path).expect("reads");
-    assert_eq!(export(OutType::Q8_0).expect("compares")[0].found, Output::Finished);
+    assert_eq!(export(FileType::Q8_0).expect("compares")[0].found, Output::Finished);
     assert_eq!(std::fs::metadata(&path).expect("stats").modified().expect("a time"), before);
 
     let refused = |outtype| {
         let error = export(outtype).expect_err("must refuse");
         assert_eq!((error.kind(), error.id()), (Kind::Usage, "output_exists"), "{error}");
     };
-    refused(OutType::Bf16);
+    refused(FileType::BF16);
     for at in [wanted.len() - 64, 100] {
         let mut other = wanted.clone();
         other[at] ^= 1;
         std::fs::write(&path, &other).expect("writes");
-        refused(OutType::Q8_0);
+        refused(FileType::Q8_0);
         assert!(std::fs::read(&path).expect("reads") == other, "was touched");
     }
     std::fs::write(&path, "a letter").expect("writes");
-    refused(OutType::Q8_0);
+    refused(FileType::Q8_0);
     assert_eq!(names(out.path()), ["x.gguf"]);
 }
 
@@ -412,7 +412,7 @@ fn what_would_not_load_is_refused_before_writing() {
         let (dir, out) = (tempfile::tempdir().expect("a dir"), tempfile::tempdir().expect("a dir"));
         let ckpt = copy(kind, &dir);
         damage(&ckpt);
-        let options = Options { contents, ..options(out.path(), OutType::Bf16) };
+        let options = Options { contents, ..options(out.path(), FileType::BF16) };
         let error = export(&ckpt, &options).expect_err(expected);
         assert!(error.to_string().contains(expected), "{error}");
         assert!(!error.help().is_empty(), "{error} has no help");
@@ -430,7 +430,7 @@ fn a_retrained_tokenizer_is_known_by_its_expression() {
         model["vocab"]["ab"] = json!(300);
     });
     let out = dir.path().join("x.gguf");
-    export(&ckpt, &options(&out, OutType::F16)).expect("exports");
+    export(&ckpt, &options(&out, FileType::F16)).expect("exports");
     let gguf = Gguf::open(&out).expect("reads");
     assert_eq!(gguf.metadata.get("tokenizer.ggml.pre"), Some(&Value::Str("qwen2".into())));
 }

@@ -101,6 +101,8 @@ fn no_parser_panics_on_mutated_input() {
     contents.dedup();
     let head = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x04\0\0\0";
     contents.push(head.to_vec());
+    let imatrix = b"\x01\0\0\0\x01\0\0\0a\x03\0\0\0\x01\0\0\0\0\0\0\x40\x07\0\0\0\x01\0\0\0t";
+    contents.push(imatrix.to_vec());
     contents.push(b"owner/name@step_{100..400..50}".to_vec());
     contents.push(b"hf://owner/name@refs%2Fpr%2F1/dir/file.json".to_vec());
     for (name, target) in targets::TARGETS {

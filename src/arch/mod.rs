@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 pub use config::{ConfigError, LayerKind, LinearConfig, ModelConfig, TextConfig, VisionConfig};
 pub use layout::Namespace;
-pub use rule::{Fused, GgufType, Part, Presence, Repeat, TensorRule, Transform};
+pub use rule::{Fused, GgufType, Part, Presence, QuantClass, Repeat, TensorRule, Transform};
 
 use crate::name::escape;
 

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::rule::Dim;
-use super::{Architecture, Fused, GgufType, LayerKind, NAMES, Part, Presence, Repeat, Transform};
+use super::{
+    Architecture, Fused, GgufType, LayerKind, NAMES, Part, Presence, QuantClass, Repeat, Transform,
+};
 
 impl Architecture {
     /// Every supported architecture.
@@ -116,7 +118,12 @@ fn repeat_words(repeat: Repeat, presence: Presence) -> &'static str {
 
 fn type_words(gguf_type: GgufType) -> &'static str {
     match gguf_type {
-        GgufType::Out => "`--outtype`",
+        GgufType::Out(QuantClass::Base) => "`--outtype`",
+        GgufType::Out(QuantClass::Output) => "`--outtype`, as the head",
+        GgufType::Out(QuantClass::TokenEmbd) => "`--outtype`, as the embedding",
+        GgufType::Out(QuantClass::AttnV) => "`--outtype`, as attention values",
+        GgufType::Out(QuantClass::AttnOutput) => "`--outtype`, as attention's output",
+        GgufType::Out(QuantClass::FfnDown) => "`--outtype`, as ffn_down",
         GgufType::F32 => "F32",
         GgufType::PatchEmbed => "F16 for f16, else F32",
     }

@@ -101,11 +101,29 @@ pub enum Transform {
     SplitTemporal,
 }
 
+/// What a matrix is to the mixtures of types: some carry more of a model than others, and get
+/// more bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QuantClass {
+    /// The head.
+    Output,
+    /// The embedding, which stands in for the head where that is tied to it.
+    TokenEmbd,
+    /// Attention values, alone or fused with queries and keys.
+    AttnV,
+    /// What comes out of attention.
+    AttnOutput,
+    /// The way back from the feed-forward network's inner width.
+    FfnDown,
+    /// All others: the file type's own type.
+    Base,
+}
+
 /// The element type of a tensor in GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufType {
-    /// The type that `--outtype` asks for.
-    Out,
+    /// The type that `--outtype` asks for, or what its mixture has for the class.
+    Out(QuantClass),
     /// Always F32.
     F32,
     /// F16 for `--outtype f16`, F32 otherwise.

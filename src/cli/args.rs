@@ -107,7 +107,7 @@ pub struct GlobalArgs {
     /// Print only the path or id; twice: nothing but the exit code
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub quiet: u8,
-    /// Log more to stderr; up to three times
+    /// Log more to stderr, up to three times; print what is summed up otherwise
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     /// Never open a socket; say which command would fetch what is missing

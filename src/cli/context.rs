@@ -29,6 +29,7 @@ pub struct Context {
     progress: SharedProgress,
     signals: signals::Signals,
     output: Output,
+    verbose: u8,
     held: Mutex<Vec<Locked>>,
 }
 
@@ -111,8 +112,8 @@ impl Context {
             let threads = rayon::ThreadPoolBuilder::new().num_threads(settings.jobs.value);
             let _ = threads.build_global();
         }
-        let held = Mutex::default();
-        Ok(Self { settings, progress: sink.progress(), signals, output, held })
+        let (verbose, held) = (global.verbose, Mutex::default());
+        Ok(Self { settings, progress: sink.progress(), signals, output, verbose, held })
     }
 
     /// Returns all settings with their origins.
@@ -149,6 +150,12 @@ impl Context {
     #[must_use]
     pub fn jobs(&self) -> usize {
         self.settings.jobs.value
+    }
+
+    /// Says whether `-v` asks for every line there is.
+    #[must_use]
+    pub fn verbose(&self) -> bool {
+        self.verbose > 0
     }
 
     /// Returns the progress sink.

@@ -202,6 +202,13 @@ impl Metadata {
         }
     }
 
+    /// Moves an entry to the end, if it is there.
+    pub fn move_to_end(&mut self, key: &str) {
+        if let Some(at) = self.entries.iter().position(|(k, _)| k == key) {
+            self.entries[at..].rotate_left(1);
+        }
+    }
+
     /// Appends an entry exactly as a file held it.
     pub(super) fn push_raw(&mut self, key: String, value: Value) {
         self.entries.push((key, value));

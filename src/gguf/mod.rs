@@ -4,6 +4,8 @@
 //! Source: ggml's `docs/gguf.md` and llama.cpp at 0c1e57098, versions 2 and 3 of the format.
 
 mod error;
+pub mod file_type;
+pub mod imatrix;
 pub mod metadata;
 pub mod naming;
 pub mod pre_tokenizer;
@@ -12,6 +14,8 @@ pub mod tensor_type;
 pub mod writer;
 
 pub use error::{GgufError, GgufFileError};
+pub use file_type::FileType;
+pub use imatrix::{Imatrix, ImatrixError};
 pub use metadata::{Array, Metadata, Value};
 pub use pre_tokenizer::PRE_TOKENIZERS;
 pub use reader::Gguf;

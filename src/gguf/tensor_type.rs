@@ -84,6 +84,11 @@ impl TensorType {
     /// Superblocks of 8 × 32 four-bit codes into an uneven table, six-bit scales.
     pub const IQ4_XS: Self = Self(&TABLE[21]);
 
+    /// Iterates over all types, by number.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(Self)
+    }
+
     /// Finds a type by its number.
     #[must_use]
     pub fn from_id(id: u32) -> Option<Self> {

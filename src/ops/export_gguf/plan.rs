@@ -5,41 +5,35 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
+use super::choices::Choices;
 use super::general::{self, General};
+use super::importance::Importance;
 use super::keys::{self, Facts};
+use super::requantize::Requantize;
 use super::transforms::{Plane, RowRecipe};
 use super::{ExportError, tokenizer};
-use crate::arch::{GgufType, Part, Presence, Repeat, Transform};
+use crate::arch::{GgufType, Part, Presence, QuantClass, Repeat, Transform};
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor, expect};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::gguf::naming::{self, NameParts};
-use crate::gguf::{Encoded, Metadata, TensorSpec, TensorType, Value, writer};
+use crate::gguf::{Encoded, FileType, Metadata, TensorSpec, TensorType, Value, writer};
 use crate::name::escape;
 
 /// The type that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OutType {
-    /// 32-bit float.
-    F32,
-    /// 16-bit IEEE float.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Blocks of 32 bytes with a scale.
-    Q8_0,
+    /// A file type.
+    Type(FileType),
     /// The 16-bit type of the checkpoint's first matrix.
     #[default]
     Auto,
 }
 
-/// A file's type: what most of its matrices hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileType {
-    /// The number under `general.file_type`.
-    pub id: u32,
-    /// The type of the matrices; its name stands in file names.
-    pub tensor_type: TensorType,
+impl From<FileType> for OutType {
+    fn from(file_type: FileType) -> Self {
+        Self::Type(file_type)
+    }
 }
 
 /// What a file is made of.
@@ -67,6 +61,10 @@ pub enum Mtp {
 pub struct Options {
     /// The type of matrices.
     pub outtype: OutType,
+    /// The types of some of them.
+    pub choices: Choices,
+    /// The file of the importance matrix.
+    pub imatrix: Option<PathBuf>,
     /// Text or vision.
     pub contents: Contents,
     /// MTP layers.
@@ -96,6 +94,10 @@ pub struct PlannedTensor {
     pub recipe: RowRecipe,
     /// Elements of a row.
     pub row_len: u64,
+    /// What it is to a mixture of types; `None` for what is never quantised.
+    pub class: Option<QuantClass>,
+    /// The weight of each column of the row in the file, of an importance matrix.
+    pub importance: Option<Vec<f32>>,
 }
 
 /// A file to be written.
@@ -118,7 +120,7 @@ pub struct Plan<'a> {
     pub checkpoint: &'a Checkpoint,
     /// The files, in order.
     pub files: Vec<PlannedFile>,
-    /// The type of matrices.
+    /// The file's type.
     pub file_type: FileType,
     /// Metadata keys of the first file.
     pub metadata: Metadata,
@@ -126,7 +128,51 @@ pub struct Plan<'a> {
     pub notes: Vec<String>,
 }
 
+impl PlannedTensor {
+    /// Returns the bytes of its data.
+    ///
+    /// # Panics
+    /// Never for a tensor of a plan, whose sizes were checked.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.spec.bytes().expect("checked when planned")
+    }
+}
+
 impl Plan<'_> {
+    /// Iterates over all tensors, file by file.
+    pub fn tensors(&self) -> impl Iterator<Item = &PlannedTensor> {
+        self.files.iter().flat_map(|file| &file.tensors)
+    }
+
+    /// Returns what is never quantised, in the words of the checkpoint: `norms`, `A_log`.
+    #[must_use]
+    pub fn kept_kinds(&self) -> Vec<&'static str> {
+        let mut kinds = Vec::new();
+        for tensor in self.tensors().filter(|tensor| tensor.class.is_none()) {
+            let Some((rule, _)) = self.checkpoint.tensors()[tensor.source].rule else { continue };
+            let mut parts = rule.hf.rsplit('.').filter(|part| !["weight", "bias"].contains(part));
+            let kind = parts.next().unwrap_or_default();
+            let kind = if rule.hf.contains("norm") { "norms" } else { kind };
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        kinds
+    }
+
+    /// Returns the checkpoint's parts of which nothing is written, with their tensors' number.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<(&'static str, usize)> {
+        let part = |i: usize| self.checkpoint.tensors()[i].rule.map(|(rule, _)| rule.part);
+        let written: Vec<Part> = self.tensors().filter_map(|t| part(t.source)).collect();
+        let words = [(Part::Text, "text"), (Part::Mtp, "mtp"), (Part::Vision, "vision")];
+        let count =
+            |p| (0..self.checkpoint.tensors().len()).filter(|i| part(*i) == Some(p)).count();
+        let missing = words.into_iter().filter(|(part, _)| !written.contains(part));
+        missing.map(|(part, word)| (word, count(part))).filter(|(_, n)| *n > 0).collect()
+    }
+
     /// Returns the bytes of all files.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
@@ -143,7 +189,8 @@ impl Plan<'_> {
 /// Plans an export.
 ///
 /// # Errors
-/// [`ExportError`]; [`CheckpointError::Incomplete`] when tensors are missing, misshapen or
+/// [`ExportError`], also for an importance matrix that cannot be read or is of another model;
+/// [`CheckpointError::Incomplete`] when tensors are missing, misshapen or
 /// unknown: llama.cpp would refuse the file, or the converter the checkpoint.
 pub fn plan<'a>(checkpoint: &'a Checkpoint, options: &Options) -> Result<Plan<'a>> {
     let mtp_layers = match (options.contents, options.mtp) {
@@ -157,17 +204,24 @@ pub fn plan<'a>(checkpoint: &'a Checkpoint, options: &Options) -> Result<Plan<'a
     };
     check(checkpoint, options, parts)?;
     let sources = chosen(checkpoint, parts);
-    let file_type = file_type(checkpoint, &sources, options.outtype);
+    let steps = Steps::of(checkpoint, &sources, options);
     let mut tensors = Vec::new();
     for source in sources {
-        planned(checkpoint, source, file_type, &mut tensors)?;
+        planned(checkpoint, source, steps.converted.base(), &mut tensors)?;
     }
+    let mut notes = notes(checkpoint, options, mtp_layers);
+    let importance = options.imatrix.as_deref().map(Importance::open).transpose()?;
     let aux = Aux::read(checkpoint, options.contents)?;
     let general = aux.general(checkpoint, options, &tensors);
-    let metadata = aux.metadata(checkpoint, options, &general, mtp_layers, file_type)?;
+    let file_type = steps.file_type();
+    let mut metadata = aux.metadata(checkpoint, options, &general, mtp_layers, file_type)?;
+    if let Some(file_type) = steps.quantized {
+        let second = Requantize { checkpoint, options, file_type, mtp_layers };
+        second.metadata(importance.as_ref(), &mut metadata);
+        notes.extend(second.tensors(importance, &mut tensors)?);
+    }
     let path = out_path(options, &general, file_type);
     let files = lay_out(&path, &metadata, tensors, options.split_max_bytes)?;
-    let notes = notes(checkpoint, options, mtp_layers);
     Ok(Plan { checkpoint, files, file_type, metadata, notes })
 }
 
@@ -212,30 +266,50 @@ fn chosen(checkpoint: &Checkpoint, parts: &[Part]) -> Vec<usize> {
     chosen
 }
 
-/// Resolves `auto`: the first matrix in a 16-bit type decides, f16 if there is none.
-fn file_type(checkpoint: &Checkpoint, sources: &[usize], outtype: OutType) -> FileType {
-    let first = || {
+/// The steps of llama.cpp's tools that a file stands for. There is no file between them here.
+struct Steps {
+    /// What the converter writes.
+    converted: FileType,
+    /// What llama-quantize makes of that, if it has a part in it.
+    quantized: Option<FileType>,
+}
+
+impl Steps {
+    /// Resolves `auto`, and what is to be quantised in two steps: there the first keeps the
+    /// checkpoint's own values.
+    fn of(checkpoint: &Checkpoint, sources: &[usize], options: &Options) -> Self {
         let tensors = sources.iter().map(|i| &checkpoint.tensors()[*i]);
         let sixteen =
             |t: &&Tensor| t.shape.len() >= 2 && matches!(t.dtype, Dtype::Bf16 | Dtype::F16);
-        tensors.into_iter().find(sixteen).map(|t| t.dtype)
-    };
-    let (id, tensor_type) = match outtype {
-        OutType::F32 => (0, TensorType::F32),
-        OutType::F16 => (1, TensorType::F16),
-        OutType::Q8_0 => (7, TensorType::Q8_0),
-        OutType::Bf16 => (32, TensorType::BF16),
-        OutType::Auto if first() == Some(Dtype::Bf16) => (32, TensorType::BF16),
-        OutType::Auto => (1, TensorType::F16),
-    };
-    FileType { id, tensor_type }
+        let (auto, own) = match tensors.into_iter().find(sixteen).map(|t| t.dtype) {
+            Some(Dtype::Bf16) => (FileType::BF16, FileType::BF16),
+            Some(_) => (FileType::F16, FileType::F16),
+            None => (FileType::F16, FileType::F32),
+        };
+        let asked = match options.outtype {
+            OutType::Type(file_type) => file_type,
+            OutType::Auto => auto,
+        };
+        // What the converter writes by itself.
+        let simple = [FileType::F32, FileType::F16, FileType::BF16, FileType::Q8_0];
+        let chosen = !options.choices.is_default() || options.imatrix.is_some();
+        if simple.contains(&asked) && !chosen {
+            Self { converted: asked, quantized: None }
+        } else {
+            Self { converted: own, quantized: Some(asked) }
+        }
+    }
+
+    fn file_type(&self) -> FileType {
+        self.quantized.unwrap_or(self.converted)
+    }
 }
 
 /// Appends the tensor, or the tensors, that one of the checkpoint becomes. Offsets come later.
 fn planned(
     checkpoint: &Checkpoint,
     source: usize,
-    file_type: FileType,
+    out_type: TensorType,
     out: &mut Vec<PlannedTensor>,
 ) -> Result<()> {
     let tensor = &checkpoint.tensors()[source];
@@ -263,10 +337,15 @@ fn planned(
             (2.., [_, _, height, width]) => height * width,
             (_, shape) => *shape.last().expect("the table has no scalars"),
         };
-        let tensor_type = tensor_type(rule.gguf_type, file_type, &shape);
+        let tensor_type = tensor_type(rule.gguf_type, out_type, row_len);
+        let class = match rule.gguf_type {
+            GgufType::Out(class) => Some(class),
+            GgufType::F32 | GgufType::PatchEmbed => None,
+        };
         let name = if plane == 0 { name.clone() } else { format!("{name}.{plane}") };
         let spec = TensorSpec { name, shape, tensor_type };
-        out.push(PlannedTensor { spec, offset: 0, source, recipe, row_len });
+        let (offset, importance) = (0, None);
+        out.push(PlannedTensor { spec, offset, source, recipe, row_len, class, importance });
     }
     Ok(())
 }
@@ -284,16 +363,13 @@ fn block(checkpoint: &Checkpoint, repeat: Repeat, part: Part, index: usize) -> u
     }
 }
 
-fn tensor_type(class: GgufType, file_type: FileType, shape: &[u64]) -> TensorType {
-    let row = *shape.last().expect("the table has no scalars");
+fn tensor_type(class: GgufType, out_type: TensorType, row_len: u64) -> TensorType {
     match class {
         GgufType::F32 => TensorType::F32,
-        GgufType::PatchEmbed if file_type.tensor_type == TensorType::F16 => TensorType::F16,
+        GgufType::PatchEmbed if out_type == TensorType::F16 => TensorType::F16,
         GgufType::PatchEmbed => TensorType::F32,
-        GgufType::Out if row.is_multiple_of(file_type.tensor_type.block_len()) => {
-            file_type.tensor_type
-        }
-        GgufType::Out => TensorType::F16,
+        GgufType::Out(_) if row_len.is_multiple_of(out_type.block_len()) => out_type,
+        GgufType::Out(_) => TensorType::F16,
     }
 }
 
@@ -403,8 +479,12 @@ impl Aux {
         file_type: FileType,
     ) -> Result<Metadata> {
         let config = &checkpoint.config;
-        let facts =
-            Facts { config, mtp_layers, file_type: file_type.id, preprocessor: &self.preprocessor };
+        let facts = Facts {
+            config,
+            mtp_layers,
+            file_type: file_type.id(),
+            preprocessor: &self.preprocessor,
+        };
         let (architecture, kind) = match options.contents {
             Contents::Text => (config.architecture.gguf_name(), "model"),
             Contents::Mmproj => ("clip", "mmproj"),
@@ -500,7 +580,7 @@ fn folder_name(dir: &Path) -> String {
 }
 
 fn out_path(options: &Options, general: &General, file_type: FileType) -> PathBuf {
-    let type_name = file_type.tensor_type.name();
+    let type_name = file_type.name();
     let default_in = |dir: &Path| {
         let mmproj = options.contents == Contents::Mmproj;
         dir.join(naming::default_name(&NameParts {

@@ -354,6 +354,7 @@ fn compute(
     let in_bytes = row_len * tensor.dtype.size_bytes();
     let out_type = planned.spec.tensor_type;
     let out_bytes = small(out_type.bytes(planned.row_len).expect("checked when planned"));
+    let weights = planned.importance.as_deref();
     let Scratch { values, moved, out, .. } = scratch;
     values.resize(row_len, 0.0);
     moved.resize(row_len, 0.0);
@@ -370,7 +371,7 @@ fn compute(
         if let Some(function) = planned.recipe.elementwise {
             values.iter_mut().for_each(|value| *value = function.apply(*value));
         }
-        encode(out_type, values, target).map_err(|value| ExportError::NotFinite {
+        encode(out_type, values, weights, target).map_err(|value| ExportError::NotFinite {
             tensor: escape(tensor.stored.as_str()),
             row: source,
             value,
@@ -380,19 +381,24 @@ fn compute(
     Ok(at)
 }
 
-/// Encodes one row.
+/// Encodes one row, whose columns the importance matrix may weigh.
 ///
 /// # Errors
 /// The first value that the type cannot hold.
-fn encode(out_type: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), f32> {
+fn encode(
+    out_type: TensorType,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), f32> {
     match out_type {
         TensorType::F32 => narrow_from_f32(Dtype::F32, values, out),
         TensorType::F16 => narrow_checked(Dtype::F16, values, out)?,
         TensorType::BF16 => narrow_checked(Dtype::Bf16, values, out)?,
-        block => quant::codec(block)
-            .expect("only types with a codec are planned")
-            .quantize(values, None, out)
-            .map_err(|bad| bad.value)?,
+        other => {
+            let codec = quant::codec(other).expect("only types that can be written are planned");
+            codec.quantize(values, importance, out).map_err(|bad| bad.value)?;
+        }
     }
     Ok(())
 }
