@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Exports checkpoints with tmax-ckpt and with llama.cpp's converter and compares every key and byte;
-# then lets llama.cpp load our files and compares its perplexity with transformers'.
+# Exports checkpoints with tmax-ckpt and with llama.cpp's converter, followed by llama-quantize for the
+# quantised types, with and without an importance matrix, and compares every key and byte; then lets llama.cpp load our files and compares its perplexity with transformers'.
 #
 # Usage: scripts/check-gguf-peer.sh [--golden] [CKPT...]      (default: fixtures/gguf/*)
 #
@@ -8,7 +8,7 @@
 #   LLAMA_CPP   llama.cpp's source with build/bin/llama-perplexity; fetched and built when unset
 #   TMAX_CKPT   the binary to check (default: target/debug/tmax-ckpt, built here)
 #   OUT         where the table goes (default: docs/gguf-peer.md)
-#   --golden    also rewrite fixtures/gguf/golden.json from the converter's files
+#   --golden    also rewrite fixtures/gguf/golden.json, golden_quant.json and wide.json from the peer
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,11 +25,15 @@ if [ -z "${TMAX_CKPT:-}" ]; then
 fi
 if [ $# -eq 0 ]; then set -- fixtures/gguf/*/; fi
 
+PYTHONPATH="$LLAMA_CPP/gguf-py" "$python" scripts/gguf/make_wide.py ${golden:+--configs fixtures/gguf/wide.json} \
+  "$work/wide"
 status=0
 "$python" scripts/gguf/check_peer.py --bin "$TMAX_CKPT" --llama-cpp "$LLAMA_CPP" \
-  --out "${OUT:-docs/gguf-peer.md}" --work "$work" "$@" || status=$?
+  --out "${OUT:-docs/gguf-peer.md}" --wide "$work/wide" --work "$work" "$@" || status=$?
 if [ -n "$golden" ]; then
-  rm -f "$work"/peer/*-auto.gguf
+  rm -f "$work"/peer/*-auto.gguf "$work"/peer/{wide,deep}-*.gguf
   PYTHONPATH="$LLAMA_CPP/gguf-py" "$python" scripts/gguf/make_golden.py "$work/peer" fixtures/gguf/golden.json
+  PYTHONPATH="$LLAMA_CPP/gguf-py" "$python" scripts/gguf/make_golden.py --quantized "$work/quantized-peer" \
+    fixtures/gguf/golden_quant.json
 fi
 exit $status

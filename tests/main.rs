@@ -15,6 +15,8 @@ mod engine_chat;
 mod fixtures;
 mod gguf;
 mod gguf_hostile;
+mod gguf_quant;
+mod gguf_wide;
 mod help;
 mod hub_cli;
 mod hub_lies;

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Exports checkpoints with tmax-ckpt and with llama.cpp's converter, and compares the files.
 
-Usage: check_peer.py --bin TMAX_CKPT --llama-cpp DIR --out MARKDOWN [--work DIR] CKPT...
+Usage: check_peer.py --bin TMAX_CKPT --llama-cpp DIR --out MARKDOWN --wide DIR [--work DIR] CKPT...
 
 Called by check-gguf-peer.sh, which says what the environment must hold. For each checkpoint and
-each type: keys, tensor table and bytes. Then perplexity: llama-perplexity on our F32 file against
-transformers on the checkpoint, same tokens, same windows. Exit status 1 on any difference.
+each type: keys, tensor table and bytes; the quantised types are check_quantize.py's. Then perplexity:
+llama-perplexity on our F32 file against transformers on the checkpoint, same tokens, same windows.
+The checkpoints of --wide are for the quantised types alone. Exit status 1 on any difference.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def arguments():
     parser.add_argument("--bin", required=True)
     parser.add_argument("--llama-cpp", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--wide", required=True, type=Path)
     parser.add_argument("--work")
     parser.add_argument("checkpoints", nargs="+", type=Path)
     return parser.parse_args()
@@ -82,14 +84,32 @@ def facts(folder):
     }
 
 
+def stem_of(folder, extra):
+    return folder.name if not extra else "mmproj" if folder.name == "vl" else f"{folder.name}-mmproj"
+
+
+def quantized(args, work, folders):
+    """The section on quantised types, from the BF16 files that the converter has left."""
+    import check_quantize
+    for path in args.wide.glob("*.imatrix.*"):
+        (work / path.name).write_bytes(path.read_bytes())
+    sources = []
+    for folder in folders:
+        source, vision = (work / "peer" / f"{stem_of(folder, extra)}-bf16.gguf"
+                          for extra in ([], ["--mmproj"]))
+        sources.append((folder, source, vision if vision.exists() else None))
+    return check_quantize.table(args, work, compare.compare, sources)
+
+
 def rows_of(args, folder, work):
     """Yields (label, comparison) of every type, and of the vision file."""
     fact = facts(folder)
-    jobs = [(t, []) for t in TYPES]
+    types = ["bf16"] if folder.parent == args.wide else TYPES
+    jobs = [(t, []) for t in types]
     if fact["vision"]:
-        jobs += [(t, ["--mmproj"]) for t in TYPES]
+        jobs += [(t, ["--mmproj"]) for t in types]
     for out_type, extra in jobs:
-        stem = "mmproj" if extra else folder.name
+        stem = stem_of(folder, extra)
         ours, peer = (work / who / f"{stem}-{out_type}.gguf" for who in ("ours", "peer"))
         for path in (ours, peer):
             path.parent.mkdir(exist_ok=True)
@@ -167,15 +187,16 @@ def main():
     args = arguments()
     preload(args)
     work = Path(args.work or tempfile.mkdtemp())
+    wide = sorted(path for path in args.wide.iterdir() if path.is_dir())
     failed = False
-    lines = ["# GGUF files against llama.cpp's converter", "",
+    lines = ["# GGUF files against llama.cpp's converter and llama-quantize", "",
              "Made by `scripts/check-gguf-peer.sh`. " + versions(args), "",
              "Equal means: same keys in the same order with the same types and values, same tensors",
              "in the same order with the same shapes and types, and the same bytes; `ssm_a` to one",
              "unit in the last place, since the converter's exponential is not correctly rounded.", "",
              "| checkpoint | type | keys | tensors | tensor bytes | ssm_a ulp | result |",
              "|---|---|---:|---:|---:|---:|---|"]
-    for folder in args.checkpoints:
+    for folder in [*args.checkpoints, *wide]:
         for label, out_type, result in rows_of(args, folder, work):
             faults = result["faults"]
             failed |= bool(faults)
@@ -183,7 +204,10 @@ def main():
             lines.append(f"| {label} | {out_type} | {result['keys']} | {result['tensors']} | "
                          f"{result['bytes']} | {result['ssm_a_ulp']} | {verdict} |")
             print(lines[-1], flush=True)
-    lines += ["", "Perplexity of our F32 file in llama-perplexity, and of the checkpoint in transformers",
+    more, differ = quantized(args, work, [*args.checkpoints, *wide])
+    lines += more
+    failed |= differ
+    lines += ["", "## Perplexity", "", "Perplexity of our F32 file in llama-perplexity, and of the checkpoint in transformers",
               f"(F32, the same {WINDOW}-token windows of `scripts/gguf/text.txt`); to agree to 1e-3.", "",
               "| checkpoint | llama.cpp | transformers | relative difference |", "|---|---:|---:|---:|"]
     for folder in args.checkpoints:

@@ -285,4 +285,5 @@ def main():
         print(kind, sum(f.stat().st_size for f in folder.iterdir()), "bytes")
 
 
-main()
+if __name__ == "__main__":
+    main()
