@@ -138,7 +138,7 @@ fn choices_win_over_the_mixture() {
     let q4 = FileType::Q4_K_M;
     let (types, _) = chosen(q4, Choices::default()).expect("plans");
     assert_eq!(types["output.weight"], json!("Q6_K"));
-    assert_eq!(types["ffn_down.weight"], json!("Q4_K*2 Q6_K*3"));
+    assert_eq!(types["ffn_down.weight"], json!("Q4_K*2 Q6_K Q4_K Q6_K"));
     let pure = Choices { mix: Mix::Pure, ..Choices::default() };
     let (types, _) = chosen(q4, pure).expect("plans");
     assert_eq!(types["output.weight"], json!("Q4_K"));

@@ -147,7 +147,7 @@ fn repository(server: &Server) {
 }
 
 /// Command lines and how they end, in an order in which each finds what it needs.
-const LINES: [(&str, i32); 37] = [
+const LINES: [(&str, i32); 38] = [
     ("steps o/n", 0),
     ("steps o/m", 3),
     ("inspect o/n@step_600", 0),
@@ -172,6 +172,7 @@ const LINES: [(&str, i32); 37] = [
     ("export safetensors text -o cast --dtype float32 --max-shard-size 2MB", 0),
     ("export gguf text -o text.gguf -n", 0),
     ("export gguf text -o text.gguf --outtype q8_0", 0),
+    ("export gguf text -o q4.gguf --outtype q4_k_m --tensor-type attn_v=q8_0 -n", 0),
     ("inspect text.gguf --tensor blk.0.*", 0),
     ("export gguf VL --mmproj --outfile .", 0),
     ("logprobs text --text To_be_or_not", 0),

@@ -5,6 +5,7 @@ then keys, tensor table and bytes are compared. What the one refuses the other m
 """
 
 import subprocess
+from pathlib import Path
 
 TYPES = ["q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s",
          "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs"]
@@ -29,7 +30,10 @@ FLAGS = [
 
 class Checker:
     def __init__(self, args, work, compare):
-        self.args, self.work, self.compare = args, work, compare
+        # The working folder is another: what was given relative to this one must not be.
+        self.bin = Path(args.bin).resolve()
+        self.quantize = Path(args.llama_cpp).resolve() / "build/bin/llama-quantize"
+        self.work, self.compare = work.resolve(), compare
         for side in ("quantized-ours", "quantized-peer"):
             (work / side).mkdir(exist_ok=True)
 
@@ -43,10 +47,10 @@ class Checker:
         ours, peer = self.work / "quantized-ours" / name, self.work / "quantized-peer" / name
         # The same words on both sides: the file's name is one of the keys.
         flags = [w for f in flags for w in self.words(f, folder.name)]
-        made, log = self.run(self.args.bin, "export", "gguf", folder, "--outtype", out_type, "-o", ours,
+        made, log = self.run(self.bin, "export", "gguf", folder.resolve(), "--outtype", out_type, "-o", ours,
                              *flags, *mmproj)
-        quantize = f"{self.args.llama_cpp}/build/bin/llama-quantize"
-        peer_made, peer_log = self.run(quantize, *flags, source, peer, out_type.upper(), "2")
+        peer_made, peer_log = self.run(self.quantize, *flags, source.resolve(), peer,
+                                       out_type.upper(), "2")
         if not peer_made:
             # It may have begun to write.
             peer.unlink(missing_ok=True)

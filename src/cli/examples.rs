@@ -76,7 +76,7 @@ const TABLE: &[Entry] = &[
     entry("export gguf", &[
         "export gguf text/ --outtype q8_0",
         "export gguf step_400/ --outtype q4_k_m --imatrix tmax.imatrix.gguf",
-        "export gguf step_400/ --outtype q4_k_m --tensor-type attn_v=q8_0 --dry-run -v",
+        "export gguf step_400/ --outtype q4_k_m --tensor-type attn_v=q8_0 -n",
         "export gguf step_400/ --outtype bf16 --outfile tmax-{ftype}.gguf",
         "export gguf step_400/ --mmproj",
     ]),
