@@ -220,10 +220,10 @@ fn texts_without_tokens_and_types_to_come_get_the_right_help() {
     let output = run(home.path(), &["logprobs", ckpt, "--token-ids", "ids"]);
     assert!(err(&output).contains("1 token: ") && err(&output).contains("two token ids"));
 
-    for word in ["q4_k_m", "Q6_K", "iq4_xs"] {
+    for word in ["iq2_xxs", "TQ1_0", "mxfp4_moe"] {
         let output = run(home.path(), &["export", "gguf", ckpt, "--outtype", word]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        let says = format!("error: --outtype {word} is not available yet; available are f32, f16");
+        let says = format!("error: --outtype {word} is not available; available are auto, f32");
         assert!(err(&output).contains(&says), "{output:?}");
         assert!(err(&output).contains("`llama-quantize` makes"), "{output:?}");
     }

@@ -110,7 +110,7 @@ def table(args, work, compare, checkpoints):
                 if "nextn" in str(flags) and folder.name == "wide-tied":
                     continue
                 result = checker.one(folder, source, out_type, flags, f"{folder.name}-flags-{number}")
-                words = " ".join(flags).replace("|", "\\|")
+                words = " ".join([out_type, *flags]).replace("|", "\\|")
                 rows.append((f"{folder.name} {words}", [(out_type, result)]))
     lines = ["", "## Quantised types", "",
              "convert (BF16) + llama-quantize against one `export gguf`: " + ", ".join(TYPES) + ".",

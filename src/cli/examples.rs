@@ -75,8 +75,8 @@ const TABLE: &[Entry] = &[
     ]),
     entry("export gguf", &[
         "export gguf text/ --outtype q8_0",
-        "export gguf step_400/ --outtype q4_k_m --imatrix tmax.imatrix.gguf",
-        "export gguf step_400/ --outtype q4_k_m --tensor-type attn_v=q8_0 -n",
+        "export gguf step_400/ --outtype q4_k_m --imatrix imatrix.gguf",
+        "export gguf text/ --outtype q4_k_m --tensor-type attn_v=q8_0 -n",
         "export gguf step_400/ --outtype bf16 --outfile tmax-{ftype}.gguf",
         "export gguf step_400/ --mmproj",
     ]),
