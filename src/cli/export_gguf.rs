@@ -30,10 +30,10 @@ use crate::units;
 ///
 /// Keys, tensors and bytes are those of llama.cpp's convert_hf_to_gguf.py, followed by
 /// llama-quantize where --outtype asks for what the former does not write: without a file between
-/// them, from the checkpoint's own values. The vision tower is left out (see --mmproj), and so are MTP layers that the config declares and the checkpoint
-/// lacks. That the source is what the Hub has is not checked: `verify` does that. A killed run
-/// leaves nothing under the final name, and the same command goes on from there; a finished file
-/// is compared and left as it is.
+/// them, from the checkpoint's own values. The vision tower is left out (see --mmproj), and so are
+/// MTP layers that the config declares and the checkpoint lacks. That the source is what the Hub
+/// has is not checked: `verify` does that. A killed run leaves nothing under the final name, and
+/// the same command goes on from there; a finished file is compared and left as it is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The checkpoint: a folder, `hf://owner/name@rev` or `owner/name[@rev]`
